@@ -1,0 +1,68 @@
+"""A heap whose members can be taken out before their turn."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Hashable, Iterator
+from typing import Any, Generic, TypeVar
+
+Item = TypeVar("Item", bound=Hashable)
+
+_SLACK = 64
+
+
+class Agenda(Generic[Item]):
+    """Items in the order of their keys; equal keys in the order of their arrival.
+
+    Discarding is lazy, and the heap is rebuilt when more than half of it has been discarded:
+    every operation costs O(log n) amortised, and memory stays within twice what is live.
+    """
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[Any, int, Item]] = []
+        self._turns: dict[Item, int] = {}
+        self._arrivals = 0
+
+    def __len__(self) -> int:
+        return len(self._turns)
+
+    def __contains__(self, item: Item) -> bool:
+        return item in self._turns
+
+    def __iter__(self) -> Iterator[Item]:
+        """The live items in no particular order."""
+        return iter(list(self._turns))
+
+    def add(self, key: Any, item: Item) -> None:
+        """Put an item in, or move it to another key."""
+        self._arrivals += 1
+        self._turns[item] = self._arrivals
+        heapq.heappush(self._heap, (key, self._arrivals, item))
+        if len(self._heap) > 2 * len(self._turns) + _SLACK:
+            self._heap = [entry for entry in self._heap if self._is_live(entry)]
+            heapq.heapify(self._heap)
+
+    def discard(self, item: Item) -> None:
+        """Take an item out, if it is in."""
+        self._turns.pop(item, None)
+
+    def first_key(self) -> Any:
+        """The key of the item whose turn it is; None if there is none."""
+        while self._heap and not self._is_live(self._heap[0]):
+            heapq.heappop(self._heap)
+        return self._heap[0][0] if self._heap else None
+
+    def pop(self) -> Item:
+        """Take out the item whose turn it is.
+
+        Raises:
+            IndexError: there is none.
+        """
+        if self.first_key() is None:
+            raise IndexError("the agenda is empty")
+        item = heapq.heappop(self._heap)[2]
+        del self._turns[item]
+        return item
+
+    def _is_live(self, entry: tuple[Any, int, Item]) -> bool:
+        return self._turns.get(entry[2]) == entry[1]

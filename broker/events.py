@@ -1,0 +1,86 @@
+"""What the core is told and what it asks for: the whole interface between it and the sockets.
+
+Payloads (body and buffers) are opaque: the core counts their bytes and passes them on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from client.wire import Frame, Header
+
+Payload = Sequence[Frame]
+
+
+@dataclass(slots=True)
+class RobotMessage:
+    """A message of a robot whose header was decoded; `sender` is its routing id."""
+
+    sender: bytes
+    envelope: Payload
+    header: Header
+    payload: Payload
+
+
+@dataclass(slots=True)
+class WorkerMessage:
+    """A message of a worker whose header was decoded."""
+
+    worker: bytes
+    header: Header
+    payload: Payload
+
+
+@dataclass(slots=True)
+class ConnectionLost:
+    """A connection closed over which these workers were last heard: a hint, not a proof."""
+
+    workers: Sequence[bytes]
+
+
+@dataclass(slots=True)
+class WorkerUnreachable:
+    """Sending to this worker failed, since nobody has that routing id: the proof."""
+
+    worker: bytes
+
+
+@dataclass(slots=True)
+class Tick:
+    """Nothing but time has passed."""
+
+
+@dataclass(slots=True)
+class Stop:
+    """Take no new requests; tell those that wait."""
+
+
+@dataclass(slots=True)
+class ToRobot:
+    """Send this to whoever the envelope leads to."""
+
+    envelope: Payload
+    header: Header
+    payload: Payload = ()
+
+
+@dataclass(slots=True)
+class ToWorker:
+    """Send this to a worker; answer with `WorkerUnreachable` if there is none."""
+
+    worker: bytes
+    header: Header
+    payload: Payload = ()
+
+
+@dataclass(slots=True)
+class Log:
+    """Something that an operator should read; `level` is one of `logging`'s."""
+
+    level: int
+    text: str
+
+
+Event = RobotMessage | WorkerMessage | ConnectionLost | WorkerUnreachable | Tick | Stop
+Command = ToRobot | ToWorker | Log

@@ -1,0 +1,106 @@
+"""Requests in the broker's hands, and the queues in which they wait."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from broker.agenda import Agenda
+from broker.events import Payload
+from broker.states import REQUEST_MOVES, RequestState, move
+from client.wire import Header, RequestId
+
+
+@dataclass(slots=True, eq=False)
+class Request:
+    """One `infer` from its arrival to its final answer. Times are the core's, in seconds."""
+
+    id: RequestId
+    envelope: Payload
+    header: Header
+    payload: Payload
+    size: int  # bytes of payload
+    policy: str | None  # None: whatever single policy is served
+    queued_at: float  # when it last began to wait
+    deadline: float
+    state: RequestState = RequestState.WAITING
+    attempt: int = 0  # leases so far
+    holders: int = 0  # of them, those still in some worker's hands
+    leased_at: float = 0.0
+
+    @property
+    def session(self) -> tuple[bytes, str]:
+        """Of one session's requests, at most one waits."""
+        return self.id.client, self.header.get("session", "")
+
+    @property
+    def priority(self) -> int:
+        """0 first."""
+        priority: int = self.header.get("priority", 1)
+        return priority
+
+    @property
+    def is_final(self) -> bool:
+        """Has it been answered, one way or another?"""
+        return self.state not in (RequestState.WAITING, RequestState.LEASED)
+
+    def move(self, cause: str) -> None:
+        """Change state as the table says."""
+        self.state = move(REQUEST_MOVES, self.state, cause)
+
+
+@dataclass(slots=True)
+class WaitingRoom:
+    """Waiting requests by policy, in order of priority class and then of deadline."""
+
+    queues: dict[str | None, Agenda[Request]] = field(default_factory=dict)
+    sessions: dict[tuple[bytes, str], Request] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.sessions)
+
+    def add(self, request: Request) -> Request | None:
+        """Let a request wait; returns the older one of its session that it displaces."""
+        displaced = self.sessions.get(request.session)
+        if displaced is not None:
+            if displaced.id.sequence > request.id.sequence:
+                return request  # an old one that comes back must not displace a newer one
+            self.remove(displaced)
+        self.sessions[request.session] = request
+        key = (request.priority, request.deadline)
+        self.queues.setdefault(request.policy, Agenda()).add(key, request)
+        return displaced
+
+    def remove(self, request: Request) -> None:
+        """Take a request out, if it waits."""
+        if self.sessions.get(request.session) is request:
+            del self.sessions[request.session]
+            self._queue_of(request).discard(request)
+            self._forget_if_empty(request.policy)
+
+    def take(self, policy: str | None) -> Request:
+        """Take out the request whose turn it is.
+
+        Raises:
+            KeyError: none waits for this policy.
+        """
+        request = self.queues[policy].pop()
+        del self.sessions[request.session]
+        self._forget_if_empty(policy)
+        return request
+
+    def waiting_for(self, policy: str | None) -> int:
+        """How many wait for a policy."""
+        queue = self.queues.get(policy)
+        return len(queue) if queue is not None else 0
+
+    def all_for(self, policy: str | None) -> Iterator[Request]:
+        """Those that wait for a policy, in no particular order."""
+        return iter(self.queues.get(policy, ()))
+
+    def _queue_of(self, request: Request) -> Agenda[Request]:
+        return self.queues[request.policy]
+
+    def _forget_if_empty(self, policy: str | None) -> None:
+        if not self.queues[policy]:
+            del self.queues[policy]

@@ -1,0 +1,100 @@
+"""Workers as the broker knows them, and what each has in hand."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from broker.events import Payload
+from broker.requests import Request
+from broker.states import WORKER_MOVES, WorkerState, move
+from client.wire import RequestId
+
+_RECENT = 64  # inferences whose times predict the next one
+_SMOOTHING = 0.2  # weight of the newest in the running mean
+
+
+@dataclass(slots=True, eq=False)
+class Lease:
+    """One attempt at a request by one worker."""
+
+    request: Request
+    worker: Worker
+    attempt: int
+    started_at: float
+    beat: int  # the last heartbeat sent to the worker before this
+    overdue: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Worker:
+    """One incarnation of one worker process. Times are the core's, in seconds."""
+
+    id: bytes  # routing id, fresh for every incarnation
+    policy: str
+    digest: str
+    horizon: int
+    metadata: Payload
+    heard_at: float
+    state: WorkerState = WorkerState.WARMING
+    slots: int = 1
+    beat: int = 0  # heartbeats sent to it
+    in_hand: dict[tuple[RequestId, int], Lease] = field(default_factory=dict)
+    mean_s: float = 0.1  # of its recent inferences, seen from here
+    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    leased_at: float = 0.0  # when it was last given work
+
+    @property
+    def free_slots(self) -> int:
+        """How many more requests it may be given now."""
+        return self.slots - len(self.in_hand) if self.state is WorkerState.READY else 0
+
+    def move(self, cause: str) -> None:
+        """Change state as the table says."""
+        self.state = move(WORKER_MOVES, self.state, cause)
+
+    def took(self, seconds: float) -> None:
+        """Remember how long an inference took."""
+        if not self.recent_s:
+            self.mean_s = seconds
+        self.mean_s += _SMOOTHING * (seconds - self.mean_s)
+        self.recent_s.append(seconds)
+
+    def expect(self, seconds: float) -> None:
+        """Believe the worker's own measurement until there are better ones."""
+        if not self.recent_s:
+            self.mean_s = seconds
+
+    def not_in_hand(self, beat: int, ids: Iterable[tuple[RequestId, int]]) -> list[Lease]:
+        """The leases of which a heartbeat proves that this worker doesn't have them.
+
+        The worker answered heartbeat `beat`, so everything sent to it before that one either
+        reached it or was lost with a connection; results it sent before this came before it.
+        """
+        held = set(ids)
+        return [
+            lease for key, lease in self.in_hand.items() if lease.beat < beat and key not in held
+        ]
+
+
+@dataclass(slots=True)
+class Pool:
+    """All workers, by routing id and by the policy that they serve."""
+
+    by_id: dict[bytes, Worker] = field(default_factory=dict)
+    by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for ever
+
+    def add(self, worker: Worker) -> None:
+        """Take a worker in."""
+        self.by_id[worker.id] = worker
+        self.by_policy.setdefault(worker.policy, {})[worker.id] = worker
+
+    def remove(self, worker: Worker) -> None:
+        """Take a worker out; its policy's name stays known."""
+        del self.by_id[worker.id]
+        del self.by_policy[worker.policy][worker.id]
+
+    def serving(self, policy: str | None) -> list[Worker]:
+        """The workers of a policy, in any state but GONE."""
+        return list(self.by_policy.get(policy, {}).values()) if policy is not None else []

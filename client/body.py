@@ -1,0 +1,208 @@
+"""The body of a message: a nested dict of numpy arrays and plain values, as msgpack.
+
+Large arrays travel behind the body as frames of their own, so nobody on the way copies them:
+
+    {"__buffer__": index, "dtype": "<f4", "shape": [...]}               raw bytes in buffer `index`
+    {"nd": true, "type": "<f4", "kind": "", "shape": [...], "data": …}  inline (msgpack-numpy)
+    {"nd": false, "type": "<f4", "data": …}                             a numpy scalar
+
+The inline forms are msgpack-numpy's; keys may be strings or bytes when decoding. Maps that hold
+these keys are taken for arrays, so `nd` and `__buffer__` are reserved names.
+
+msgpack-numpy itself is not used to decode: its object dtype calls pickle. Here a dtype is a
+short string that must match `_DTYPE`, which has no way to spell an object or a structure.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+import re
+from typing import Any, Sequence, Union
+
+import msgpack
+import numpy as np
+
+from client.errors import BadObservation, ProtocolError
+from client.wire import MAX_FRAMES, Frame
+
+LARGE = 16 * 1024  # bytes; an array of this size or more gets a frame of its own
+MAX_DIMENSIONS = 32
+MAX_DEPTH = 32  # of nested dicts, when looking for the one that cannot be encoded
+
+_KINDS = "biufcmMSU"  # bool, integers, floats, complex, durations, times, bytes, text
+_DTYPE = re.compile(r"[<>|=](?:[bufciSU]\d{1,9}|[mM]8(?:\[\d{0,6}[a-zA-Zμ]{1,2}\])?)")
+_BYTES_KEYS = {b"nd": "nd", b"type": "type", b"shape": "shape", b"data": "data", b"kind": "kind"}
+
+Buffer = Union[Frame, memoryview]
+
+
+def encode_body(
+    tree: dict[str, Any], *, buffers: bool = True, copy: bool = False
+) -> list[bytes | memoryview]:
+    """Encode an observation or a reply.
+
+    Args:
+        tree: nested dicts and lists of arrays (bool, integer, float, complex, time, bytes or
+            text dtypes, any shape and memory order), numpy scalars, numbers, strings, bytes
+            and None. Tuples become lists.
+        buffers: give each array of `LARGE` bytes or more a frame of its own.
+        copy: copy large arrays, so that they may be written as soon as this returns. Without
+            it they must stay unchanged until the message has been sent.
+
+    Returns:
+        The body and then the large arrays' bytes, not copied if they are C-contiguous.
+
+    Raises:
+        BadObservation: something that has no form on the wire; the message names its key.
+    """
+    if not isinstance(tree, dict):
+        raise BadObservation(f"a dict is expected, not {type(tree).__name__}")
+    encoder = _Encoder(buffers, copy)
+    try:
+        return [encoder.pack(tree), *encoder.large]
+    except (TypeError, ValueError, OverflowError) as error:
+        raise BadObservation(f"{_culprit(tree)}: {error}") from error
+
+
+class _Encoder:
+    """What msgpack asks about the values that it does not know, and the arrays put aside."""
+
+    def __init__(self, buffers: bool, copy: bool) -> None:
+        self._room = MAX_FRAMES - 2 if buffers else 0
+        self._copy = copy
+        self.large: list[memoryview] = []
+
+    def pack(self, tree: Any) -> bytes:
+        packed: bytes = msgpack.packb(tree, default=self._convert, strict_types=True)
+        return packed
+
+    def _convert(self, value: Any) -> Any:
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        if isinstance(value, (np.str_, np.bytes_)):
+            return value.item()
+        if isinstance(value, np.generic):
+            return {"nd": False, "type": _dtype_name(value.dtype), "data": value.tobytes()}
+        if isinstance(value, complex):
+            return self._convert(np.complex128(value))
+        if isinstance(value, tuple):
+            return list(value)
+        if isinstance(value, dict):
+            return dict(value)
+        raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
+
+    def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
+        if isinstance(array, np.ma.MaskedArray):
+            raise TypeError("a masked array cannot be sent: fill it first")
+        dtype, shape = _dtype_name(array.dtype), list(array.shape)
+        if array.nbytes < LARGE or len(self.large) >= self._room:
+            return {"nd": True, "type": dtype, "kind": "", "shape": shape, "data": array.tobytes()}
+        if self._copy or not array.flags.c_contiguous:
+            array = np.array(array, order="C")
+        self.large.append(array.reshape(-1).view(np.uint8).data)
+        return {"__buffer__": len(self.large) - 1, "dtype": dtype, "shape": shape}
+
+
+def _culprit(tree: dict[Any, Any]) -> str:
+    """The path of the first member that cannot be encoded; looked for only after a failure."""
+    waiting: list[tuple[str, Any]] = [("", tree)]
+    for path, value in waiting:
+        if isinstance(value, dict) and value and path.count(".") < MAX_DEPTH:
+            waiting += [(f"{path}.{key}" if path else f"{key}", value[key]) for key in value]
+            continue
+        try:
+            _Encoder(buffers=False, copy=False).pack(value)
+        except (TypeError, ValueError, OverflowError):
+            return path
+    return "observation"
+
+
+def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
+    """Decode a body and the buffers behind it; everything inline is as good.
+
+    Arrays from buffers are views of those frames; all arrays are writable where the frames are.
+
+    Raises:
+        ProtocolError: not a body, a dtype that is not allowed, or sizes that do not agree.
+    """
+    used = [False] * (len(frames) - 1)
+
+    def unpack(value: dict[Any, Any]) -> Any:
+        if "__buffer__" in value:
+            index = value["__buffer__"]
+            if type(index) is not int or not 0 <= index < len(used) or used[index]:
+                raise ProtocolError(
+                    f"buffer {index!r:.20} is missing or used twice: {len(used)} came"
+                )
+            used[index] = True
+            return _array(value.get("dtype"), value.get("shape"), frames[index + 1])
+        if b"nd" in value:
+            value = {_BYTES_KEYS.get(key, key): member for key, member in value.items()}
+        if type(value.get("nd")) is bool and "type" in value and "data" in value:
+            return _inline(value)
+        return value
+
+    if not frames:
+        raise ProtocolError("the body is missing: a message is [header, body, buffers...]")
+    try:
+        body = msgpack.unpackb(frames[0], object_hook=unpack, strict_map_key=False)
+    except ProtocolError:
+        raise
+    except (ValueError, TypeError, msgpack.UnpackException) as error:
+        raise ProtocolError(f"the body is not msgpack: {error!s:.80}") from error
+    if not isinstance(body, dict):
+        raise ProtocolError(f"the body is a {type(body).__name__}: a msgpack map is expected")
+    if not all(used):
+        raise ProtocolError(f"{used.count(False)} of {len(used)} buffers belong to no array")
+    return body
+
+
+def _inline(value: dict[Any, Any]) -> Any:
+    data = value["data"]
+    if type(data) is not bytes:
+        raise ProtocolError(f"an inline array's data is {type(data).__name__}: bytes are expected")
+    if value["nd"]:
+        # A bytearray is writable, and so is the array over it.
+        return _array(value["type"], value.get("shape"), bytearray(data))
+    return _array(value["type"], [], data)[()]
+
+
+def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
+    if isinstance(name, bytes):
+        name = name.decode("latin-1")
+    if not isinstance(name, str):
+        raise ProtocolError(f"dtype {name!r:.40} is not a string such as '<f4'")
+    dtype = _parse_dtype(name)
+    if type(shape) is not list or len(shape) > MAX_DIMENSIONS:
+        raise ProtocolError(
+            f"shape {shape!r:.40} is not a list of at most {MAX_DIMENSIONS} lengths"
+        )
+    if not all(type(length) is int and 0 <= length < 2**48 for length in shape):
+        raise ProtocolError(f"shape {shape!r:.60} has a length that is no count")
+    expected = math.prod(shape) * dtype.itemsize
+    if len(data) != expected:
+        raise ProtocolError(
+            f"an array of shape {shape} and dtype {name} has {expected} bytes: {len(data)} came"
+        )
+    try:
+        return np.ndarray(shape, dtype, data)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"an array of shape {shape!s:.60} cannot be: {error}") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _parse_dtype(name: str) -> np.dtype[Any]:
+    if not _DTYPE.fullmatch(name):
+        raise ProtocolError(f"dtype {name!r:.40} is refused: numbers, times, bytes and text only")
+    try:
+        return np.dtype(name)
+    except (TypeError, ValueError) as error:
+        raise ProtocolError(f"dtype {name!r:.40} is unknown to numpy") from error
+
+
+@functools.lru_cache(maxsize=256)
+def _dtype_name(dtype: np.dtype[Any]) -> str:
+    if dtype.kind not in _KINDS or not _DTYPE.fullmatch(dtype.str):
+        raise TypeError(f"dtype {dtype} cannot be sent: convert it to numbers first")
+    return dtype.str

@@ -1,0 +1,141 @@
+"""The robot's one socket: a REQ used the lazy-pirate way.
+
+A REQ socket that lost its peer, or whose answer was given up, can never be trusted again: it is
+closed and a new one opened, so no answer to an older question can arrive. The socket's monitor
+tells of a lost connection within milliseconds; nothing here waits for a timer to notice.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Sequence
+
+import zmq
+from zmq.utils.monitor import parse_monitor_message
+
+from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, PolicyError
+from client.wire import receive
+
+# A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
+HEARTBEAT_MS = 15_000
+RECONNECT_MS = 10
+RECONNECT_MAX_MS = 1_000
+
+_LOST = {zmq.EVENT_DISCONNECTED}
+_HANDSHAKE_FAILED = {
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
+}
+_WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | sum(_HANDSHAKE_FAILED)
+
+
+class Connection:
+    """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
+
+    Not thread-safe; its owner serialises the calls.
+    """
+
+    def __init__(self, endpoint: str) -> None:
+        self.endpoint = endpoint
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._socket: zmq.Socket[bytes] | None = None
+        self._monitor: zmq.Socket[bytes] | None = None
+        self._poller = zmq.Poller()
+        self._reached = False  # something accepted the TCP connection
+        self._refused = False  # and then failed the ZeroMQ handshake
+
+    def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
+        """Send one request as soon as there is a connection; False if `until` passed first.
+
+        Args:
+            frames: not copied where they are large.
+            until: `time.monotonic()` value.
+        """
+        socket = self._socket or self._open()
+        while not socket.poll(_milliseconds_to(until), zmq.POLLOUT):
+            if time.monotonic() >= until:
+                self._read_monitor()
+                return False
+        socket.send_multipart(frames, copy=False)
+        return True
+
+    def receive(self, until: float) -> list[zmq.Frame] | None:
+        """Wait for the answer; None if `until` passed or the connection was lost before it.
+
+        `connected` tells which of the two it was.
+        """
+        if self._socket is None:
+            return None
+        while True:
+            ready = dict(self._poller.poll(_milliseconds_to(until)))
+            if self._socket in ready:
+                return receive(self._socket)
+            if self._read_monitor() or time.monotonic() >= until:
+                return None
+
+    def drop(self) -> None:
+        """Close the socket and forget what it was waiting for; the next `send` opens another."""
+        if self._socket is not None and self._monitor is not None:
+            self._poller.unregister(self._socket)
+            self._poller.unregister(self._monitor)
+            self._socket.disable_monitor()
+            self._monitor.close(linger=0)
+            self._socket.close(linger=0)
+        self._socket = self._monitor = None
+
+    def failure(self) -> PolicyError:
+        """Why there is no connection, as far as the monitor could tell."""
+        if self._refused:
+            return ConnectionRefusedByPeer(
+                f"{self.endpoint} answers, but not as a broker for us: is it another service's "
+                "port, or does the broker ask for keys?"
+            )
+        if self._reached:
+            return ConnectionRefusedByPeer(
+                f"{self.endpoint} accepts connections and stays silent: is it another "
+                "service's port? The broker's robots' side is its `frontend`, 8000 by default"
+            )
+        return BrokerUnreachable(
+            f"no broker answers at {self.endpoint}: check host and port, that "
+            "`python -m broker` runs there, and that its `frontend` is bound beyond loopback "
+            "(frontend=tcp://0.0.0.0:8000) if it is on another machine"
+        )
+
+    def _open(self) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.REQ)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
+        self._reached = self._refused = False
+        self._monitor = socket.get_monitor_socket(_WATCHED)
+        self._socket = socket
+        self._poller.register(socket, zmq.POLLIN)
+        self._poller.register(self._monitor, zmq.POLLIN)
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self.drop()
+            raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
+        return socket
+
+    def _read_monitor(self) -> bool:
+        """Take in the monitor's news; True if the connection was lost."""
+        lost = False
+        while self._monitor is not None:
+            message = receive(self._monitor)
+            if message is None:
+                break
+            event = parse_monitor_message([frame.bytes for frame in message])["event"]
+            lost = lost or event in _LOST
+            self._reached = self._reached or event == zmq.EVENT_CONNECTED
+            self._refused = self._refused or event in _HANDSHAKE_FAILED
+        return lost
+
+
+def _milliseconds_to(until: float) -> int:
+    """Time left until `until`, rounded up so that a poll never returns a moment too early."""
+    return max(0, int((until - time.monotonic()) * 1000.0) + 1)

@@ -1,0 +1,149 @@
+"""Every failure that a robot can meet, as one tree.
+
+    PolicyError                    catch this one to catch them all
+     |
+     +-- BrokerUnreachable         nobody answers at that host and port
+     +-- ConnectionRefusedByPeer   something answers, and it is no broker (or not for us)
+     +-- DeadlineExceeded          the answer did not come in time (also a TimeoutError)
+     +-- ClientClosed              the client was closed, or carried into a forked process
+     |
+     +-- BadRequest                the request itself is at fault: sending it again won't help
+     |    +-- BadObservation       a key, shape, dtype or value is wrong (also a ValueError)
+     |    +-- ProtocolError        the bytes are not this protocol
+     |    +-- VersionMismatch      the other side speaks another version of it
+     |    +-- MessageTooLarge      larger than the broker allows
+     |    +-- UnknownPolicy        no worker has served that name
+     |    +-- AmbiguousPolicy      several policies are served and none was named
+     |
+     +-- Unavailable               the request was fine: another moment may do
+     |    +-- NoWorker             no worker serves that policy now
+     |    +-- WorkerLoading        its workers are still loading their weights
+     |    +-- Overloaded           refused at once; `retry_after_s` says when to try again
+     |    +-- Draining             the broker is stopping: go elsewhere
+     |    +-- Superseded           a newer observation of the same session took its place
+     |    +-- Cancelled            the session was reset while the request waited
+     |
+     +-- WorkerLost                two workers died with this request in hand
+     +-- PolicyFailed              the policy raised; its worker's log has the details
+     +-- WorkerRefused             (workers only) the broker won't have this worker
+
+On the wire an error is its `code`, the class name in snake case, and a message that says what
+to do. An unknown code becomes a plain `PolicyError`, so that a newer broker can add errors.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Iterator
+
+
+class PolicyError(Exception):
+    """Base of all errors of this system. `retry_after_s` is set where waiting helps."""
+
+    retry_after_s: float | None = None
+
+    @classmethod
+    def code(cls) -> str:
+        """The error's name on the wire: `NoWorker` is `no_worker`."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
+
+
+class BrokerUnreachable(PolicyError, ConnectionError):
+    """Nobody answers at that host and port."""
+
+
+class ConnectionRefusedByPeer(PolicyError, ConnectionError):
+    """Something answers at that port, but the ZeroMQ handshake with it failed."""
+
+
+class DeadlineExceeded(PolicyError, TimeoutError):
+    """No answer came before the request's deadline."""
+
+
+class ClientClosed(PolicyError):
+    """The client was closed, or is used in a process forked from its own."""
+
+
+class BadRequest(PolicyError):
+    """The request is at fault; sending the same one again gives the same error."""
+
+
+class BadObservation(BadRequest, ValueError):
+    """A key, shape, dtype or value in the observation is not what the policy takes."""
+
+
+class ProtocolError(BadRequest):
+    """The bytes do not follow the protocol."""
+
+
+class VersionMismatch(BadRequest):
+    """The peer speaks another version of the protocol."""
+
+
+class MessageTooLarge(BadRequest):
+    """The message is larger than the broker allows."""
+
+
+class UnknownPolicy(BadRequest):
+    """No worker has ever served a policy of that name."""
+
+
+class AmbiguousPolicy(BadRequest):
+    """Several policies are served, and the request names none."""
+
+
+class Unavailable(PolicyError):
+    """The request was fine and was not answered; trying again later may help."""
+
+
+class NoWorker(Unavailable):
+    """No live worker serves the policy."""
+
+
+class WorkerLoading(Unavailable):
+    """The policy's workers are still loading."""
+
+
+class Overloaded(Unavailable):
+    """The broker holds as much as it may, or could not answer before the deadline."""
+
+
+class Draining(Unavailable):
+    """The broker is stopping and takes no new requests."""
+
+
+class Superseded(Unavailable):
+    """A newer observation of the same session replaced this one while it waited."""
+
+
+class Cancelled(Unavailable):
+    """The session was reset while the request waited."""
+
+
+class WorkerLost(PolicyError):
+    """Two workers were lost with this request in hand: it may be what kills them."""
+
+
+class PolicyFailed(PolicyError):
+    """The policy raised an exception on this observation."""
+
+
+class WorkerRefused(PolicyError):
+    """The broker refused a worker, whose policy differs from those already serving its name."""
+
+
+def _tree(base: type[PolicyError]) -> Iterator[type[PolicyError]]:
+    yield base
+    for child in base.__subclasses__():
+        yield from _tree(child)
+
+
+BY_CODE: dict[str, type[PolicyError]] = {cls.code(): cls for cls in _tree(PolicyError)}
+
+
+def from_wire(code: str, message: str, retry_after_ms: float | None = None) -> PolicyError:
+    """Rebuild the error that a peer sent; an unknown code gives a plain `PolicyError`."""
+    error = BY_CODE.get(code, PolicyError)(message)
+    if retry_after_ms is not None:
+        error.retry_after_s = retry_after_ms / 1000.0
+    return error

@@ -1,0 +1,148 @@
+"""Composes a configuration from this folder and a command line, and checks it against a schema.
+
+Hydra does the composing. A run directory and logging are none of its business here: only its
+compose API is used, so nothing is written and nothing configured. Every mistake ends in one
+`ConfigError` that names the key, what was expected and the nearest valid name.
+"""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+Schema = TypeVar("Schema")
+
+FOLDER = Path(__file__).parent
+
+
+class ConfigError(ValueError):
+    """A configuration that cannot be; the message says which key, and what it takes."""
+
+
+def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema:
+    """Compose `conf/<name>.yaml` with overrides such as `env=aloha` or `limits.max_bytes=1000`.
+
+    Returns:
+        A `schema` object, types checked; its `check` method, if any, was called.
+
+    Raises:
+        ConfigError: an unknown key or group, or a value of a wrong type or out of range.
+    """
+    overrides = [_quote_null(override) for override in overrides]
+    with initialize_config_dir(str(FOLDER), version_base="1.3"):
+        try:
+            composed = hydra_compose(name, overrides)
+        except (HydraException, OmegaConfBaseException) as error:
+            raise ConfigError(_explain(name, overrides, error)) from error
+    return _typed(composed, schema)
+
+
+def usage(name: str) -> str:
+    """The keys and their comments, as `--help` shows them."""
+    groups = [
+        f"  {group.name}={{{','.join(sorted(file.stem for file in group.glob('*.yaml')))}}}"
+        for group in sorted(FOLDER.iterdir())
+        if (group / "").is_dir() and f"- {group.name}:" in _text(name)
+    ]
+    chosen = ["", "Groups:", *groups] if groups else []
+    return "\n".join([_text(name).rstrip(), *chosen])
+
+
+def _text(name: str) -> str:
+    return (FOLDER / f"{name}.yaml").read_text()
+
+
+def _quote_null(override: str) -> str:
+    # To Hydra a bare null is "no choice"; here it is the name of the policy that does nothing.
+    return "policy='null'" if override == "policy=null" else override
+
+
+def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
+        built = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain_value(schema, error)) from error
+    except ValueError as error:  # of a dataclass's own checks
+        raise ConfigError(str(error)) from error
+    if not isinstance(built, schema):
+        raise ConfigError(f"the configuration is no {schema.__name__}")
+    check = getattr(built, "check", None)
+    if check is not None:
+        try:
+            check()
+        except ValueError as error:
+            raise ConfigError(str(error)) from error
+    return built
+
+
+def _explain_value(schema: type[Any], error: OmegaConfBaseException) -> str:
+    key, first = error.full_key or error.key, str(error).splitlines()[0]
+    known = _keys(OmegaConf.structured(schema))
+    if key and str(key) not in known and "not in" in first:
+        return _unknown(str(key), known)
+    return f"{key}: {first}" if key else first
+
+
+def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
+    """Hydra's own words, or better ones where a key or a group's choice is unknown."""
+    with_groups = {group.name for group in FOLDER.iterdir() if group.is_dir()}
+    known = _keys(hydra_compose(name)) | with_groups
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if key in with_groups:
+            choices = sorted(file.stem for file in (FOLDER / key).glob("*.yaml"))
+            if value.strip("'\"") not in choices:
+                return f"{key}={value} is not one of {', '.join(choices)}{_nearest(value, choices)}"
+        elif key not in known and not key.startswith("policy."):
+            return _unknown(key, known)
+    return " ".join(str(error).split())
+
+
+def _unknown(key: str, known: set[str]) -> str:
+    return f"unknown key {key!r}{_nearest(key, known) or '; --help lists them all'}"
+
+
+def _nearest(word: str, known: Sequence[str] | set[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), 1)
+    return f": did you mean {close[0]!r}?" if close else ""
+
+
+def _keys(tree: DictConfig, path: str = "") -> set[str]:
+    return set(_walk(OmegaConf.to_container(tree, resolve=False), path))
+
+
+def _walk(tree: Any, path: str) -> Iterator[str]:
+    if isinstance(tree, dict):
+        for key, value in tree.items():
+            here = f"{path}.{key}" if path else str(key)
+            yield here
+            yield from _walk(value, here)
+
+
+def command_line(name: str, schema: type[Schema], about: str) -> Schema:
+    """Compose from `sys.argv`; `--help` prints and exits 0, a mistake prints one line, exits 2."""
+    arguments = sys.argv[1:]
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(f"{about}\n\n{usage(name)}")
+        raise SystemExit(0)
+    flags = [argument for argument in arguments if argument.startswith("-")]
+    if flags:
+        print(
+            f"{flags[0]} is no option: settings are key=value, --help lists them", file=sys.stderr
+        )
+        raise SystemExit(2)
+    try:
+        return compose(name, schema, arguments)
+    except ConfigError as error:
+        print(f"configuration: {error}", file=sys.stderr)
+        raise SystemExit(2) from error

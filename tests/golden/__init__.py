@@ -1,0 +1,99 @@
+"""What the public implementation computed, for five small checkpoints: see `cases` and `overrides`.
+
+Each folder is a checkpoint in the public layout (`model.safetensors`, `params/`, `assets/`) with
+`shapes.json` (its dimensions) and `cases.npz` (observations, inputs after all transforms, outputs).
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+FOLDER = Path(__file__).parent
+TOKENIZER = FOLDER / "paligemma_tokenizer.model"
+FLOW_CHECKPOINTS = ("pi0_aloha", "pi0_aloha_sim", "pi05_droid", "pi05_libero")
+"""Those of pi0 and pi0.5; `pi0_fast_droid` is the fifth."""
+CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One observation and everything that was computed from it."""
+
+    name: str
+    observation: dict[str, Any]
+    noise: npt.NDArray[np.float32]
+    images: dict[str, Array]
+    """After all transforms, where they were kept."""
+    image_mask: dict[str, bool]
+    state: Array
+    tokens: Array
+    """Without padding."""
+    raw_actions: Array
+    actions: Array
+
+
+def overrides(checkpoint: str) -> list[str]:
+    """Command line settings with which `python -m worker` serves the golden `checkpoint`."""
+    shapes = json.loads((FOLDER / checkpoint / "shapes.json").read_text())
+    model, env = checkpoint.split("_", 1)
+    keys = ["action_dim", "action_horizon", "max_token_len", "discrete_state_input", "vocab_size"]
+    settings = {f"model.{key}": shapes[key] for key in keys}
+    for part in ("vlm", "expert", "vision"):
+        settings.update({f"model.{part}.{key}": value for key, value in shapes[part].items()})
+    return [
+        f"env={env}",
+        f"model={model}",
+        f"checkpoint='{FOLDER / checkpoint}'",
+        f"tokenizer='{TOKENIZER}'",
+        f"env.asset_id='{shapes['asset_id']}'",
+        f"num_steps={shapes['num_steps']}",
+        *(f"{key}={str(value).lower()}" for key, value in settings.items()),
+    ]
+
+
+def cases(checkpoint: str) -> list[Case]:
+    """The four observations of `checkpoint`, as a robot sends them, with what came of them."""
+    with np.load(FOLDER / checkpoint / "cases.npz") as stored:
+        arrays = dict(stored)
+    return [_case(arrays, checkpoint, str(index)) for index in range(4)]
+
+
+def stages(checkpoint: str) -> dict[str, Array]:
+    """Intermediate values for the last of `cases`."""
+    with np.load(FOLDER / checkpoint / "cases.npz") as stored:
+        return {k.removeprefix("stage|"): v for k, v in stored.items() if k.startswith("stage|")}
+
+
+def _case(arrays: dict[str, Array], checkpoint: str, index: str) -> Case:
+    image = f"{index}|model_input|image|"
+    mask = f"{index}|model_input|image_mask|"
+    prompt = f"{index}|model_input|tokenized_prompt"
+    return Case(
+        name=f"{checkpoint}/{index}",
+        observation=_observation(arrays, f"{index}|obs|"),
+        noise=arrays[f"{index}|noise"],
+        images={c: arrays[image + c] for c in CAMERAS if image + c in arrays},
+        image_mask={c: bool(arrays[mask + c]) for c in CAMERAS},
+        state=arrays[f"{index}|model_input|state"],
+        tokens=arrays[prompt][arrays[prompt + "_mask"]],
+        raw_actions=arrays[f"{index}|raw_actions"],
+        actions=arrays[f"{index}|actions"],
+    )
+
+
+def _observation(arrays: dict[str, Array], prefix: str) -> dict[str, Any]:
+    observation: dict[str, Any] = {}
+    for key, value in arrays.items():
+        if key.startswith(prefix):
+            *parents, leaf = key.removeprefix(prefix).split("|")
+            branch = observation
+            for parent in parents:
+                branch = branch.setdefault(parent, {})
+            branch[leaf] = str(value) if value.dtype.kind == "U" else value
+    return observation

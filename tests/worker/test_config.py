@@ -1,0 +1,153 @@
+"""`conf/worker.yaml` composes to the public configurations, and refuses what it does not know."""
+
+from typing import Any
+
+import pytest
+from hydra.errors import ConfigCompositionException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from tests.worker.composition import compose_worker
+from worker.config import ExpertConfig, WorkerConfig
+from worker.errors import ConfigError
+
+PUBLIC = "gs://openpi-assets/checkpoints/"
+ARMS = [True] * 6 + [False] + [True] * 6 + [False]
+RESET = [0, -1.5, 1.5, 0, 0, 0]
+CUBE = "lerobot/aloha_sim_transfer_cube_human"
+LIBERO = "physical-intelligence/libero"
+TUPPERWARE = "open the tupperware and put the food on the plate"
+
+# The public table: settings; model, horizon, delta mask, prompt, asset, checkpoint, reset pose.
+ROWS: list[tuple[str, list[Any]]] = [
+    ("env=aloha model=pi0", ["pi0", 50, ARMS, None, "trossen", "pi0_base", RESET]),
+    ("env=aloha model=pi05", ["pi05", 50, ARMS, None, "trossen", "pi05_base", RESET]),
+    ("env=aloha", ["pi05", 50, ARMS, None, "trossen", "pi05_base", RESET]),
+    (
+        "env=aloha_towel",
+        ["pi0", 50, ARMS, "fold the towel", "trossen", "pi0_aloha_towel", RESET],
+    ),
+    (
+        "env=aloha_tupperware",
+        ["pi0", 50, ARMS, TUPPERWARE, "trossen", "pi0_aloha_tupperware", RESET],
+    ),
+    (
+        "env=aloha_pen_uncap",
+        ["pi0", 50, ARMS, "uncap the pen", "trossen", "pi0_aloha_pen_uncap", None],
+    ),
+    ("env=aloha_sim", ["pi0", 50, None, "Transfer cube", CUBE, "pi0_aloha_sim", None]),
+    ("env=aloha_sim model=pi0", ["pi0", 50, None, "Transfer cube", CUBE, "pi0_aloha_sim", None]),
+    ("env=droid", ["pi05", 15, None, None, "droid", "pi05_droid", None]),
+    ("env=droid model=pi0", ["pi0", 10, None, None, "droid", "pi0_droid", None]),
+    ("env=libero", ["pi05", 10, None, None, LIBERO, "pi05_libero", None]),
+    ("env=libero model=pi0", ["pi0", 50, [True] * 6 + [False], None, LIBERO, None, None]),
+    ("env=aloha_sim model=tiny", ["tiny", 50, None, "Transfer cube", CUBE, None, None]),
+]
+
+
+@pytest.mark.parametrize(("settings", "expected"), ROWS, ids=[row[0] for row in ROWS])
+def test_env_and_model_give_the_public_configuration(settings: str, expected: list[Any]) -> None:
+    config = compose_worker(*settings.split())
+    checkpoint = expected[5] and PUBLIC + expected[5]
+    plain = OmegaConf.to_container(config.env)
+    assert isinstance(plain, dict)
+    assert [
+        config.model.name,
+        config.model.action_horizon,
+        plain["delta_mask"],
+        config.default_prompt,
+        config.env.asset_id,
+        config.checkpoint,
+        plain["reset_pose"],
+    ] == [*expected[:5], checkpoint, expected[6]]
+    assert config.name == config.env.name
+
+
+def test_the_models_have_the_public_sizes() -> None:
+    config = compose_worker("env=aloha", "model=pi05").model
+    assert list(config.vlm.values()) == [2048, 18, 16384, 8, 1, 256]
+    assert list(config.expert.values()) == [1024, 18, 4096, 8, 1, 256]
+    assert list(config.vision.values()) == [1152, 27, 4304, 16, 14]
+    assert (config.vocab_size, config.max_token_len, config.action_dim) == (257152, 200, 32)
+    assert compose_worker("env=aloha", "model=pi0").model.max_token_len == 48
+
+
+def test_only_pi05_without_libero_reads_the_state_as_text() -> None:
+    states = {
+        (env, model): compose_worker(f"env={env}", f"model={model}").model.discrete_state_input
+        for env in ("aloha", "droid", "libero")
+        for model in ("pi0", "pi05")
+    }
+    assert {key for key, value in states.items() if value} == {("aloha", "pi05"), ("droid", "pi05")}
+
+
+def test_the_command_line_wins_over_env_and_recipe() -> None:
+    settings = ["env=droid", "model.action_horizon=7", "checkpoint=here", "default_prompt=hold"]
+    config = compose_worker(*settings, "name=bench")
+    assert (config.model.action_horizon, config.checkpoint) == (7, "here")
+    assert (config.default_prompt, config.name) == ("hold", "bench")
+    assert compose_worker("env=aloha_sim", "default_prompt=null").default_prompt is None
+
+
+@pytest.mark.parametrize("policy", ["echo", "'null'"])
+def test_policies_without_a_model_take_shape_from_env_and_model(policy: str) -> None:
+    config = compose_worker("env=libero", f"policy={policy}")
+    assert (config.policy.action_horizon, config.policy.action_dim) == (10, 7)
+
+
+def test_the_null_policy_has_a_settable_time() -> None:
+    config = compose_worker("policy='null'", "policy.time_s=0.02")
+    assert config.policy._target_ == "worker.policies.null.NullPolicy"
+    assert config.policy.time_s == 0.02
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "model.depth=3",
+        "+nonsense=1",
+        "+env.nonsense=1",
+        "device=tpu",
+        "dtype=float16",
+        "env.robot=spot",
+        "model.architecture=pi1",
+        "model.normalization=minmax",
+        "num_steps=many",
+        "env.delta_mask=7",
+        "env=spot",
+        "model=gpt",
+    ],
+)
+def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
+    with pytest.raises((ConfigCompositionException, OmegaConfBaseException)):
+        compose_worker(wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "num_steps=0",
+        "seed=-1",
+        "name=''",
+        "runtime.slots=0",
+        "runtime.threads=0",
+        "env.control_hz=0",
+        "model.action_horizon=0",
+        "model.vlm.width=0",
+        "model.expert.head_dim=32",
+        "model.vlm.num_kv_heads=3",
+        "model.vision.patch_size=15",
+        "model.vision.num_heads=5",
+    ],
+)
+def test_values_that_cannot_work_are_named(wrong: str) -> None:
+    config = compose_worker("env=aloha_sim", "model=tiny", wrong)
+    with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
+        OmegaConf.to_object(config)
+
+
+def test_good_settings_become_typed_objects() -> None:
+    config = OmegaConf.to_object(compose_worker("env=aloha", "model=tiny"))
+    assert isinstance(config, WorkerConfig)
+    assert isinstance(config.model.expert, ExpertConfig)
+    assert config.env.delta_mask == ARMS

@@ -1,0 +1,79 @@
+"""Between a robot and the model; exact agreement is tested with the golden cases."""
+
+import numpy as np
+import pytest
+
+from tests.worker.composition import make_policy
+from worker.errors import ConfigError
+from worker.observations import Array
+from worker.robots.aloha import GRIPPERS, SIGNS, actions_from_model, state_to_model
+from worker.transforms import ModelInput, Transforms
+
+FRAME = np.zeros((3, 224, 224), np.uint8)
+STATE = np.linspace(-0.5, 0.5, 14)
+
+
+def transforms(*settings: str) -> Transforms:
+    return make_policy("env=aloha", "model=tiny", *settings).transforms
+
+
+def given(made: Transforms) -> ModelInput:
+    return made.inputs({"state": STATE, "images": {"cam_high": FRAME}, "prompt": "fold"})
+
+
+def mean(made: Transforms) -> Array:
+    return made.outputs(np.zeros((50, 32), np.float32), given(made))[0]
+
+
+def test_only_cameras_that_came_reach_the_model_in_its_order() -> None:
+    images = {"cam_right_wrist": FRAME, "cam_low": FRAME, "cam_high": FRAME}
+    sent = {"state": STATE, "images": images, "prompt": "fold"}
+    assert list(transforms().inputs(sent).images) == ["base_0_rgb", "right_wrist_0_rgb"]
+
+
+def test_the_state_is_padded_and_kept_as_it_was() -> None:
+    item = given(transforms("env.adapt_to_pi=false"))
+    assert item.state.shape == (32,)
+    assert item.state[14:].tolist() == [0.0] * 18
+    np.testing.assert_array_equal(item.robot_state, STATE)
+
+
+def test_marked_dims_come_back_relative_to_the_state() -> None:
+    absolute = mean(transforms("env.delta_mask=null", "env.adapt_to_pi=false"))
+    relative = mean(transforms("env.delta_mask=[false,true]", "env.adapt_to_pi=false"))
+    expected = absolute.copy()
+    expected[1] += STATE[1]
+    np.testing.assert_allclose(relative, expected)
+
+
+def test_a_resting_delta_holds_the_joints_through_both_conventions() -> None:
+    joints = np.delete(np.arange(14), GRIPPERS)
+    np.testing.assert_allclose(mean(transforms())[joints], STATE[joints], atol=1e-12)
+
+
+def test_aloha_turns_four_joints_and_both_grippers() -> None:
+    turned = state_to_model(np.ones(14))
+    joints = np.delete(np.arange(14), GRIPPERS)
+    np.testing.assert_array_equal(turned[joints], SIGNS[joints])
+    # asin((0.022^2 + 0.058^2 - 0.036^2) / (2 * 0.022 * 0.058)), then (angle - 0.5476) / 1.0820
+    np.testing.assert_allclose(turned[GRIPPERS], [0.9459] * 2, atol=1e-3)
+    command = actions_from_model(np.zeros((1, 14)))[0]
+    np.testing.assert_allclose(command[GRIPPERS], [(0.5476 + 0.6213) / 2.1123] * 2)
+
+
+def test_an_opening_beyond_the_linkage_stays_finite() -> None:
+    assert np.isfinite(state_to_model(np.full(14, 9.0))).all()
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["env=droid", "env.adapt_to_pi=true"], "env.adapt_to_pi"),
+        (["env=libero", "env.delta_mask=[0,0,0,0,0,0,0,1]"], "8 entries, but libero has 7"),
+        (["env=aloha", "model.action_dim=13"], "model.action_dim=13 is too small"),
+        (["env=droid", "env.action_dim=9"], "env.action_dim=9"),
+    ],
+)
+def test_env_and_model_that_cannot_go_together(settings: list[str], says: str) -> None:
+    with pytest.raises(ConfigError, match=says):
+        make_policy("model=tiny", *settings)

@@ -1,0 +1,77 @@
+"""`python -m worker env=aloha`: serves one policy on one device to a broker."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+
+import zmq
+from hydra.errors import InstantiationException
+from hydra.utils import instantiate
+
+from conf.compose import command_line
+from worker.config import WorkerConfig
+from worker.device import Policy
+from worker.errors import WorkerError
+from worker.service import BROKEN, Service
+
+logger = logging.getLogger("worker")
+
+MISCONFIGURED = 2
+_ABOUT = f"{__doc__}\n\nusage: python -m worker env=NAME [KEY=VALUE ...]"
+
+
+def main() -> int:
+    """Run until SIGINT or SIGTERM.
+
+    Exit codes: 0 stopped, 2 configuration, 3 the policy cannot be served, 4 the broker refused.
+    """
+    config = command_line("worker", WorkerConfig, _ABOUT)
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    try:
+        policy = build(config)
+        service = Service(
+            policy, name=config.name, broker=config.broker, slots=config.runtime.slots
+        )
+    except WorkerError as error:
+        logger.error("%s", error)
+        return BROKEN
+    except zmq.ZMQError as error:
+        logger.error("broker=%s is no address: %s", config.broker, error)
+        return MISCONFIGURED
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: service.stop())
+    code = service.run()
+    if not service.is_idle:
+        # The device thread is inside the model and cannot be interrupted: leave without it.
+        logging.shutdown()
+        os._exit(code)
+    return code
+
+
+def build(config: WorkerConfig) -> Policy:
+    """The policy that `policy._target_` names.
+
+    Raises:
+        WorkerError: its class, arguments or files are not what they should be.
+    """
+    try:
+        policy: Policy = instantiate(config.policy)
+    except InstantiationException as error:
+        if isinstance(error.__cause__, WorkerError):
+            raise error.__cause__ from None
+        reason = str(error.__cause__ or error).splitlines()[0]
+        raise WorkerError(f"policy._target_={config.policy.get('_target_')}: {reason}") from error
+    if not callable(getattr(policy, "infer", None)):
+        raise WorkerError(
+            f"policy._target_={config.policy.get('_target_')} has no method infer(dict) -> dict"
+        )
+    return policy
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,195 @@
+"""The worker's settings: the types that `conf/worker.yaml` is checked against.
+
+Torch is not imported here: settings are read and the broker is greeted before torch is loaded.
+What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from omegaconf import MISSING
+
+from worker.errors import ConfigError
+
+IMAGE_SIZE = 224
+"""Height and width, in pixels, of every image that the vision tower sees."""
+
+
+class Robot(StrEnum):
+    """Which robot's observations and actions an environment speaks."""
+
+    aloha = "aloha"
+    droid = "droid"
+    libero = "libero"
+
+
+class Architecture(StrEnum):
+    """`pi0` feeds the state as a token, `pi05` conditions the expert's norms on time."""
+
+    pi0 = "pi0"
+    pi05 = "pi05"
+
+
+class Normalization(StrEnum):
+    """Which statistics scale states and actions."""
+
+    zscore = "zscore"
+    quantile = "quantile"
+
+
+class Device(StrEnum):
+    """Where the model runs; `auto` is CUDA where there is one."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    auto = "auto"
+
+
+class Dtype(StrEnum):
+    """What the model computes in; `auto` is bfloat16 on CUDA and float32 on a CPU."""
+
+    float32 = "float32"
+    bfloat16 = "bfloat16"
+    auto = "auto"
+
+
+@dataclass
+class EnvConfig:
+    """One robot in one task setting (`conf/env`)."""
+
+    name: str = MISSING
+    robot: Robot = MISSING
+    asset_id: str = MISSING
+    action_dim: int = MISSING
+    adapt_to_pi: bool = MISSING
+    delta_mask: list[bool] | None = MISSING
+    default_prompt: str | None = MISSING
+    control_hz: float = MISSING
+    reset_pose: list[float] | None = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse values that no robot could have."""
+        _at_least("env", self, 0.001, "control_hz")
+
+
+@dataclass
+class ExpertConfig:
+    """One Gemma: the prefix's (`model.vlm`) or the actions' (`model.expert`)."""
+
+    width: int = MISSING
+    depth: int = MISSING
+    mlp_dim: int = MISSING
+    num_heads: int = MISSING
+    num_kv_heads: int = MISSING
+    head_dim: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse dimensions that can't be built."""
+        _at_least("model.vlm and model.expert", self, 1, *vars(self))
+        if self.num_heads % self.num_kv_heads or self.head_dim % 2 or self.width % 2:
+            raise ConfigError(
+                "model.vlm and model.expert: num_heads must be a multiple of num_kv_heads,"
+                f" head_dim and width even; got {vars(self)}"
+            )
+
+
+@dataclass
+class VisionConfig:
+    """The SigLIP tower (`model.vision`)."""
+
+    width: int = MISSING
+    depth: int = MISSING
+    mlp_dim: int = MISSING
+    num_heads: int = MISSING
+    patch_size: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse dimensions that can't be built."""
+        _at_least("model.vision", self, 1, *vars(self))
+        if self.width % self.num_heads or IMAGE_SIZE % self.patch_size:
+            raise ConfigError(
+                "model.vision: width must be a multiple of num_heads, and patch_size divide"
+                f" {IMAGE_SIZE}; got {vars(self)}"
+            )
+
+    @property
+    def tokens(self) -> int:
+        """Tokens that one image becomes: 256 with patches of 14 pixels."""
+        return (IMAGE_SIZE // self.patch_size) ** 2
+
+
+@dataclass
+class ModelConfig:
+    """One pi0 or pi0.5 (`conf/model`)."""
+
+    name: str = MISSING
+    architecture: Architecture = MISSING
+    embedded: bool = MISSING
+    action_dim: int = MISSING
+    action_horizon: int = MISSING
+    max_token_len: int = MISSING
+    discrete_state_input: bool = MISSING
+    normalization: Normalization = MISSING
+    vocab_size: int = MISSING
+    vlm: ExpertConfig = MISSING
+    expert: ExpertConfig = MISSING
+    vision: VisionConfig = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse two experts that can't share their attention, and empty chunks."""
+        _at_least("model", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
+        for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
+            vlm, expert = getattr(self.vlm, key), getattr(self.expert, key)
+            if vlm != expert:
+                raise ConfigError(
+                    f"model.expert.{key}={expert} must equal model.vlm.{key}={vlm}:"
+                    " the expert attends to the prefix's keys and values layer by layer"
+                )
+
+
+@dataclass
+class RuntimeConfig:
+    """How the worker's process runs (`conf/runtime`)."""
+
+    threads: int | None = MISSING
+    slots: int = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse a worker that could never take a request."""
+        _at_least("runtime", self, 1, "slots")
+        if self.threads is not None:
+            _at_least("runtime", self, 1, "threads")
+
+
+@dataclass
+class WorkerConfig:
+    """All of `python -m worker`. `policy` is free in form: its keys are its own class's."""
+
+    env: EnvConfig = MISSING
+    model: ModelConfig = MISSING
+    runtime: RuntimeConfig = MISSING
+    policy: dict[str, Any] = MISSING
+    broker: str = MISSING
+    name: str = MISSING
+    checkpoint: str | None = MISSING
+    tokenizer: str | None = MISSING
+    device: Device = MISSING
+    dtype: Dtype = MISSING
+    num_steps: int = MISSING
+    seed: int = MISSING
+    default_prompt: str | None = MISSING
+
+    def __post_init__(self) -> None:
+        """Refuse a flow without steps and a seed that numpy can't take."""
+        _at_least("worker", self, 1, "num_steps")
+        _at_least("worker", self, 0, "seed")
+        if not self.name:
+            raise ConfigError("name= must not be empty: it is what robots ask for")
+
+
+def _at_least(where: str, config: object, least: float, *keys: str) -> None:
+    for key in keys:
+        value = getattr(config, key)
+        if not value >= least:
+            raise ConfigError(f"{where}: {key} must be at least {least}, got {value}")

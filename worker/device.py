@@ -1,0 +1,171 @@
+"""The thread that the policy lives on, so that a long inference never silences the heartbeat."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from client import errors
+from client.body import decode_body, encode_body
+from client.wire import Frame, Header, RequestId
+
+logger = logging.getLogger("worker")
+
+
+class Policy(Protocol):
+    """Anything that answers observations; `load`, `warm_up`, `metadata`, `digest` are optional."""
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """`actions`, (horizon, action dim), and whatever else is not an array."""
+
+
+@dataclass(slots=True)
+class Job:
+    """One attempt at one request, as the broker gave it. Times are monotonic seconds."""
+
+    header: Header
+    observation: dict[str, Any]
+    received_at: float
+    decode_ms: float
+
+    @property
+    def id(self) -> RequestId:
+        """The request's."""
+        request: RequestId = self.header["id"]
+        return request
+
+
+@dataclass(slots=True)
+class Answer:
+    """What became of a job: the header's fields and the payload."""
+
+    job: Job
+    fields: Header
+    payload: Sequence[bytes | memoryview] = ()
+
+
+@dataclass(slots=True)
+class Warm:
+    """The policy is ready; one inference takes this long."""
+
+    inference_ms: float
+
+
+@dataclass(slots=True)
+class Broken:
+    """The policy could not be made ready."""
+
+    error: BaseException
+
+
+Report = Answer | Warm | Broken
+
+
+class Device(threading.Thread):
+    """Loads a policy, warms it up and runs one job after another.
+
+    Reports are taken from `reports`; `wake_fd` becomes readable with each.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        super().__init__(name="device", daemon=True)
+        self.reports: deque[Report] = deque()
+        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._policy = policy
+        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
+
+    def give(self, job: Job) -> None:
+        """Queue a job."""
+        self._jobs.put(job)
+
+    def take_reports(self) -> list[Report]:
+        """All reports so far; clears `wake_fd`."""
+        try:
+            os.eventfd_read(self.wake_fd)
+        except BlockingIOError:
+            return []
+        return [self.reports.popleft() for _ in range(len(self.reports))]
+
+    def run(self) -> None:
+        """Load and warm up, then infer for ever."""
+        try:
+            load = getattr(self._policy, "load", None)
+            if load is not None:
+                load()
+            warm_up = getattr(self._policy, "warm_up", None)
+            inference_ms = warm_up() if warm_up is not None else None
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
+            self._report(Broken(error))
+            return
+        self._report(Warm(1.0 if inference_ms is None else inference_ms))
+        while True:
+            self._report(self._answer(self._jobs.get()))
+
+    def _report(self, report: Report) -> None:
+        self.reports.append(report)
+        os.eventfd_write(self.wake_fd, 1)
+
+    def _answer(self, job: Job) -> Answer:
+        started = time.monotonic()
+        try:
+            if started > job.received_at + job.header.get("deadline_ms", float("inf")) / 1e3:
+                raise errors.DeadlineExceeded("its deadline passed before the worker came to it")
+            result = self._policy.infer(_seeded(job))
+            finished = time.monotonic()
+            payload = encode_body(result, buffers=job.header.get("buffers", False))
+        except errors.PolicyError as error:
+            return _failure(job, error)
+        except Exception as error:
+            logger.exception("the policy failed on request %s", name_of(job.id))
+            reason = str(error).partition("\n")[0][:200]
+            return _failure(
+                job,
+                errors.PolicyFailed(
+                    f"the policy raised {type(error).__name__}: {reason} "
+                    f"(request {name_of(job.id)} in the worker's log)"
+                ),
+            )
+        timing = {
+            "decode_ms": job.decode_ms,
+            "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
+            "infer_ms": (finished - started) * 1e3,
+            "encode_ms": (time.monotonic() - finished) * 1e3,
+        }
+        return Answer(job, {"kind": "result", "timing": timing}, payload)
+
+
+def decode_job(header: Header, frames: Sequence[Frame]) -> Job:
+    """Decode what the broker sent.
+
+    Raises:
+        errors.ProtocolError: the body is not one.
+    """
+    received_at = time.monotonic()
+    observation = decode_body(frames)
+    return Job(header, observation, received_at, (time.monotonic() - received_at) * 1e3)
+
+
+def name_of(request: RequestId) -> str:
+    """A request's id as logs show it, the same in every process."""
+    return f"{request.client.hex()[:8]}/{request.sequence}"
+
+
+def _seeded(job: Job) -> dict[str, Any]:
+    """The observation, with a seed that is the same for every attempt at this request."""
+    if "seed" in job.observation or "noise" in job.observation:
+        return job.observation
+    id = job.id
+    digest = hashlib.blake2b(id.client + id.sequence.to_bytes(8, "big"), digest_size=7)
+    return {**job.observation, "seed": int.from_bytes(digest.digest(), "big")}
+
+
+def _failure(job: Job, error: errors.PolicyError) -> Answer:
+    return Answer(job, {"kind": "failure", "code": error.code(), "message": str(error)[:2000]})

@@ -1,0 +1,22 @@
+"""What keeps a worker from serving, told in one line by `python -m worker`.
+
+    WorkerError
+     |
+     +-- ConfigError         the settings contradict each other or are out of range
+     +-- CheckpointError     weights, statistics or tokenizer are missing or don't fit
+
+Each message names the key to change. What is wrong with one observation is not here: that is
+`client.errors.BadObservation`, and it fails its own request only.
+"""
+
+
+class WorkerError(Exception):
+    """Base of all that stops a worker from starting."""
+
+
+class ConfigError(WorkerError, ValueError):
+    """Settings of the right type that can't work; the message names the key."""
+
+
+class CheckpointError(WorkerError):
+    """A file of the checkpoint can't be used; the message names it and the way on."""

@@ -1,0 +1,105 @@
+"""Filling a model with weights: from a checkpoint, or made up from a fixed seed.
+
+The module is built without memory (on torch's meta device), then each parameter is made once, in
+its final dtype and place, and filled through a small buffer: a checkpoint is never in memory twice.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from worker.config import ModelConfig
+from worker.models.gemma import RMSNorm
+from worker.models.names import match
+from worker.models.pi0 import Pi0
+from worker.weights_file import StoredTensor, WeightsFile
+
+CHUNK_BYTES = 8 * 2**20
+TORCH_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+}
+
+
+def load_model(
+    config: ModelConfig, weights: Path | None, device: torch.device, dtype: torch.dtype
+) -> Pi0:
+    """The model of `config` with the weights of a file, or seeded ones where `weights` is None.
+
+    `dtype` is that of the transformers; norms and small projections stay float32. Raises
+    `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
+    another shape.
+    """
+    with torch.device("meta"):
+        model = Pi0(config)
+    wide = _float32_parameters(model)
+    shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    dtypes = {name: torch.float32 if name in wide else dtype for name in shapes}
+    if weights is None:
+        for name, shape in shapes.items():
+            _assign(model, name, seeded(name, shape).to(device, dtypes[name]))
+    else:
+        with WeightsFile(weights) as file:
+            stored = match(file, shapes)
+            for name, tensor in stored.items():
+                _assign(model, name, read_tensor(file, tensor, device, dtypes[name]))
+    return model.eval().requires_grad_(False)
+
+
+def read_tensor(
+    file: WeightsFile, tensor: StoredTensor, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """One tensor of `file`, made once in `dtype` on `device` and filled chunk by chunk."""
+    source = TORCH_DTYPES[tensor.dtype]
+    result = torch.empty(tensor.shape, dtype=dtype, device=device)
+    flat = result.view(-1)
+    for start, stop in _chunks(flat.numel(), CHUNK_BYTES // source.itemsize):
+        piece = torch.empty(stop - start, dtype=source)
+        file.read_into(tensor.start + start * source.itemsize, piece.view(torch.uint8).numpy().data)
+        flat[start:stop].copy_(piece)
+    return result
+
+
+def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
+    for start in range(0, total, size):
+        yield start, min(start + size, total)
+
+
+def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
+    """Made-up values for the parameter `name`, float32, the same in every process and release.
+
+    Norms and biases do nothing, matrices keep the variance of what goes through them, and the
+    last projection is small, so that an untrained model hardly moves the noise that it is given.
+    """
+    if len(shape) == 1:
+        # Gemma's norms add one to their weight, so theirs is zero like a bias.
+        is_layer_norm = re.search(r"^vision\..*layer_?norm\d?\.weight$", name) is not None
+        return torch.full(shape, float(is_layer_norm))
+    numbers = np.random.default_rng([0, zlib.crc32(name.encode())])
+    fan_in = int(np.prod(shape[1:]))
+    scale = 0.1 if name.startswith("action_out_proj") else 1.0
+    values = numbers.standard_normal(shape, dtype=np.float32) * np.float32(scale * fan_in**-0.5)
+    return torch.from_numpy(values)
+
+
+def _float32_parameters(model: nn.Module) -> set[str]:
+    """Names of the parameters that stay float32: Gemma's norms and the small projections."""
+    norms = [f"{name}." for name, module in model.named_modules() if isinstance(module, RMSNorm)]
+    towers = ("vision.", "embedding.", "vlm.", "expert.")
+    return {
+        name
+        for name, _ in model.named_parameters()
+        if name.startswith(tuple(norms)) or not name.startswith(towers)
+    }
+
+
+def _assign(model: nn.Module, name: str, value: Tensor) -> None:
+    owner, _, leaf = name.rpartition(".")
+    setattr(model.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

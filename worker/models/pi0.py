@@ -1,0 +1,133 @@
+"""pi0 and pi0.5: a vision-language prefix, and an action expert that flows from noise to actions.
+
+After "pi0" (arXiv 2410.24164) and "pi0.5" (arXiv 2504.16054). Time t runs from 1 (noise) to 0
+(actions). Absent cameras and prompt padding never reach the model: their positions do not count
+and nothing attends to them, so leaving them out is exact.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.config import Architecture, ModelConfig
+from worker.models.gemma import Cache, Gemma, Modulation
+from worker.models.siglip import SigLip
+
+
+@dataclass
+class FlowStep:
+    """All of one flow step that depends on time alone, float32."""
+
+    cond: Tensor
+    """pi0: the time's share of the first action MLP, (width,). pi0.5: the condition, (width,)."""
+    modulations: list[Modulation] | None
+    """pi0.5: scale, shift and gate of every norm of the expert."""
+
+
+class Pi0(nn.Module):
+    """One model of the family. `model.architecture` says which."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pi05 = config.architecture is Architecture.pi05
+        width = config.expert.width
+        self.vision = SigLip(config.vision, config.vlm.width)
+        self.embedding = nn.Embedding(config.vocab_size, config.vlm.width)
+        self.vlm = Gemma(config.vlm)
+        self.expert = Gemma(config.expert, adaptive=self.pi05)
+        self.action_in_proj = nn.Linear(config.action_dim, width)
+        self.action_out_proj = nn.Linear(width, config.action_dim)
+        if self.pi05:
+            self.time_mlp_in = nn.Linear(width, width)
+            self.time_mlp_out = nn.Linear(width, width)
+        else:
+            self.state_proj = nn.Linear(config.action_dim, width)
+            self.action_time_mlp_in = nn.Linear(2 * width, width)
+            self.action_time_mlp_out = nn.Linear(width, width)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What the three transformers compute in; the small projections are always float32."""
+        return self.embedding.weight.dtype
+
+    def embed_prefix(self, images: Tensor, tokens: Tensor) -> Tensor:
+        """Tokens of present cameras, then of the prompt: (batch, n, vlm width).
+
+        `images`: uint8 (batch, cameras, 224, 224, 3); `tokens`: int64 (batch, length).
+        """
+        seen = self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
+        text = self.embedding(tokens) * math.sqrt(self.config.vlm.width)
+        return torch.cat([seen, text], dim=1)
+
+    def prefix(self, images: Tensor, tokens: Tensor, state: Tensor) -> Cache:
+        """Keys and values of all that no flow step changes.
+
+        Shapes as in `embed_prefix`; `state`: float32 (batch, action dim), normalised. pi0's state
+        token sees the prefix but not the actions, so it belongs here too; pi0.5 has none.
+        """
+        cache = self.vlm.extend(self.embed_prefix(images, tokens))
+        if self.pi05:
+            return cache
+        return self.expert.extend(self.embed_state(state).to(self.dtype), cache)
+
+    def embed_state(self, state: Tensor) -> Tensor:
+        """pi0's state token, (batch, 1, expert width), of `state` (batch, action dim)."""
+        token: Tensor = self.state_proj(state)
+        return token[:, None]
+
+    def flow_step(self, time: float) -> FlowStep:
+        """What the network needs of `time`, once for all requests."""
+        width = self.config.expert.width
+        embedded = embed_time(time, width).to(self.action_in_proj.weight.device)
+        if not self.pi05:
+            weight = self.action_time_mlp_in.weight[:, width:]
+            return FlowStep(F.linear(embedded, weight, self.action_time_mlp_in.bias), None)
+        cond = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
+        return FlowStep(cond, self.expert.modulations(cond))
+
+    def flow_steps(self, count: int) -> list[FlowStep]:
+        """Times 1, 1 - dt, ..., summed in float32 as the models were trained and are served."""
+        dt = np.float32(-1.0 / count)
+        times = [np.float32(1.0)]
+        while len(times) < count:
+            times.append(times[-1] + dt)
+        return [self.flow_step(float(time)) for time in times]
+
+    def embed_actions(self, noisy: Tensor, step: FlowStep) -> Tensor:
+        """The expert's action tokens, (batch, horizon, width), of `noisy` (batch, horizon, dim)."""
+        tokens: Tensor = self.action_in_proj(noisy)
+        if self.pi05:
+            return tokens
+        weight = self.action_time_mlp_in.weight[:, : self.config.expert.width]
+        mixed: Tensor = self.action_time_mlp_out(F.silu(F.linear(tokens, weight) + step.cond))
+        return mixed
+
+    def velocity(self, noisy: Tensor, cache: Cache, step: FlowStep) -> Tensor:
+        """The flow at `noisy`, float32 (batch, horizon, action dim); differentiable in it."""
+        tokens = self.embed_actions(noisy, step).to(self.dtype)
+        out: Tensor = self.action_out_proj(self.expert(tokens, cache, step.modulations).float())
+        return out
+
+    def sample(self, cache: Cache, noise: Tensor, steps: list[FlowStep]) -> Tensor:
+        """Actions, float32 (batch, horizon, action dim), from `noise` of that shape."""
+        actions = noise
+        for step in steps:
+            actions = actions - self.velocity(actions, cache, step) / len(steps)
+        return actions
+
+
+def embed_time(time: float, width: int) -> Tensor:
+    """Sines, then cosines, of 2 pi time / period, float32 (width,) on the CPU.
+
+    Periods lie geometrically between 0.004 and 4. The angles reach 1571 rad, so float32 is part
+    of what the weights were trained with: exact angles differ by 1e-4.
+    """
+    fractions = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float32)
+    periods = 4e-3 * (4.0 / 4e-3) ** fractions
+    angles = torch.tensor(time, dtype=torch.float32) * (1.0 / periods * 2.0 * math.pi)
+    return torch.cat([angles.sin(), angles.cos()])

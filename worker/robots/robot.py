@@ -1,0 +1,49 @@
+"""What a robot module says about its robot: data, and where needed a change of convention."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from worker.observations import Array, Image, Observation, Picture, Vector, key_name
+
+CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+"""The model's cameras, in the order of their tokens."""
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """The robot's own convention, and the one that the public models were trained in."""
+
+    state: Callable[[Array], Array]
+    """The robot's state (dims,) in the model's convention."""
+    actions: Callable[[Array], Array]
+    """The model's actions (horizon, dims) in the robot's convention."""
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """One robot: its observation, its state as the joined vectors, and its actions."""
+
+    vectors: tuple[Vector, ...]
+    images: tuple[Image, ...]
+    action_dim: int
+    adaptation: Adaptation | None = None
+
+    @property
+    def state_dim(self) -> int:
+        """Length of the state."""
+        return sum(v.size for v in self.vectors)
+
+    def state(self, observation: Observation) -> Array:
+        """The vectors of `observation` in order, float64 (state_dim,), the robot's convention."""
+        return np.concatenate([observation.vectors[key_name(v.path)] for v in self.vectors])
+
+    def pictures(self, observation: Observation) -> dict[str, Picture]:
+        """The cameras that came, uint8 (H, W, 3) by the model's names, in the model's order."""
+        found = {
+            spec.camera: observation.images[key_name(spec.path)]
+            for spec in self.images
+            if key_name(spec.path) in observation.images
+        }
+        return {camera: found[camera] for camera in CAMERAS if camera in found}

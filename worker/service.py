@@ -1,0 +1,255 @@
+"""The worker's I/O thread: one DEALER socket to the broker, heartbeats, and the way to the device.
+
+The policy runs on `worker.device`'s thread. Nothing here waits for it, so the broker hears of
+this process ten times a second whatever the model does.
+"""
+
+from __future__ import annotations
+
+import logging
+import select
+import time
+import uuid
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import zmq
+
+from client import errors
+from client.body import encode_body
+from client.wire import (
+    TO_WORKER,
+    VERSION,
+    Frame,
+    Header,
+    RequestId,
+    decode_header,
+    encode_header,
+    receive,
+)
+from worker.device import Answer, Broken, Device, Job, Policy, Warm, decode_job, name_of
+
+logger = logging.getLogger("worker")
+
+DRAIN_S = 0.8  # on a stop signal, the inference under way may still be answered for this long
+_SILENCE_S = 5.0  # of the broker, before we say that we are waiting for it
+
+STOPPED, BROKEN, REFUSED = 0, 3, 4  # exit codes
+
+
+class Service:
+    """Serves a policy under a name at one broker, until stopped."""
+
+    def __init__(self, policy: Policy, *, name: str, broker: str, slots: int) -> None:
+        """Open the socket; the broker need not be there yet.
+
+        Raises:
+            zmq.ZMQError: `broker` is no address.
+        """
+        self._name, self._endpoint, self._slots = name, broker, slots
+        self._incarnation = uuid.uuid4().bytes
+        self._metadata: dict[str, Any] = getattr(policy, "metadata", {})
+        self._digest = str(getattr(policy, "digest", ""))
+        self._device = Device(policy)
+        self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
+        self._warm: Warm | None = None
+        self._epoch: int | None = None  # the broker's that has welcomed us
+        self._beat = 0  # the last heartbeat heard from it
+        self._heard_at = time.monotonic()
+        self._interval_s = 0.1
+        self._next_beat = 0.0
+        self._exit_code: int | None = None
+        self._draining_until: float | None = None
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._open()
+        self._kinds: dict[str, Callable[[Header, Sequence[Frame]], None]] = {
+            "welcome": self._welcome,
+            "infer": self._infer,
+            "heartbeat": self._heartbeat,
+            "who": lambda header, frames: self._hello(),
+            "error": self._error,
+        }
+
+    def run(self) -> int:
+        """Serve until `stop` or a fatal error; returns the exit code."""
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        poller.register(self._device.wake_fd, select.POLLIN)
+        self._device.start()
+        while self._exit_code is None:
+            busy = self._serve_socket() + self._serve_device()
+            now = time.monotonic()
+            if now >= self._next_beat:
+                self._beat_or_hello(now)
+            elif not busy:
+                poller.poll(max(0.0, self._next_beat - now) * 1e3 + 0.5)
+        self._close()
+        return self._exit_code
+
+    def stop(self) -> None:
+        """Finish what is in hand and leave; at once when called again. For signal handlers."""
+        if self._draining_until is None:
+            self._draining_until = time.monotonic() + DRAIN_S
+            self._next_beat = 0.0
+        else:
+            self._exit_code = STOPPED
+
+    @property
+    def is_idle(self) -> bool:
+        """Is the device thread neither loading nor inferring?"""
+        return not self._in_hand and (self._warm is not None or self._exit_code == BROKEN)
+
+    def _open(self) -> zmq.Socket[bytes]:
+        socket: zmq.Socket[bytes] = self._context.socket(zmq.DEALER)
+        # A fresh identity for every incarnation: what was meant for an old one never arrives.
+        socket.setsockopt(zmq.ROUTING_ID, b"w" + self._incarnation)
+        socket.setsockopt(zmq.IMMEDIATE, 1)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.RECONNECT_IVL, 10)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, 1_000)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3_000)
+        socket.setsockopt(zmq.IPV6, int("[" in self._endpoint))
+        socket.connect(self._endpoint)
+        return socket
+
+    # What the broker says.
+
+    def _serve_socket(self) -> int:
+        taken = 0
+        while (frames := receive(self._socket)) is not None:
+            taken += 1
+            try:
+                header = decode_header(frames[0], TO_WORKER)
+                self._kinds[header["kind"]](header, frames[1:])
+            except errors.PolicyError as error:
+                logger.error("the broker sent what cannot be read: %s", error)
+            self._heard_at = time.monotonic()
+        return taken
+
+    def _welcome(self, header: Header, frames: Sequence[Frame]) -> None:
+        if self._epoch != header["epoch"]:
+            logger.info("registered as %r with the broker at %s", self._name, self._endpoint)
+        self._epoch = header["epoch"]
+        self._beat = 0
+        self._interval_s = header.get("heartbeat_ms", 100.0) / 1e3
+        self._say_ready()
+
+    def _infer(self, header: Header, frames: Sequence[Frame]) -> None:
+        key = (header["id"], header["attempt"], header["epoch"])
+        job = Job(header, {}, time.monotonic(), 0.0)
+        self._in_hand[key] = job
+        try:
+            job = decode_job(header, frames)
+        except errors.PolicyError as error:
+            fields = {"kind": "failure", "code": error.code(), "message": str(error)}
+            self._send_answer(Answer(job, fields))
+        else:
+            self._device.give(job)
+
+    def _heartbeat(self, header: Header, frames: Sequence[Frame]) -> None:
+        if header.get("epoch") == self._epoch:
+            self._beat = header.get("n", 0)
+
+    def _error(self, header: Header, frames: Sequence[Frame]) -> None:
+        logger.error("the broker refused this worker: %s", header.get("message", "no reason given"))
+        self._exit_code = REFUSED
+
+    # What the device says.
+
+    def _serve_device(self) -> int:
+        reports = self._device.take_reports()
+        for report in reports:
+            if isinstance(report, Answer):
+                self._send_answer(report)
+            elif isinstance(report, Warm):
+                self._warm = report
+                self._say_ready()
+            elif isinstance(report, Broken):
+                self._break(report)
+        return len(reports)
+
+    def _send_answer(self, answer: Answer) -> None:
+        header = answer.job.header
+        epoch = header["epoch"]
+        del self._in_hand[header["id"], header["attempt"], epoch]
+        fields = {**answer.fields, "id": header["id"], "attempt": header["attempt"]}
+        if epoch != self._epoch or not self._send(fields, answer.payload):
+            logger.warning(
+                "an answer to %s was lost: its broker is gone, the robot asks again",
+                name_of(header["id"]),
+            )
+
+    def _break(self, broken: Broken) -> None:
+        self._send({"kind": "goodbye", "message": f"{type(broken.error).__name__}"})
+        logger.error(
+            "the policy cannot be served: %s", broken.error, exc_info=_unexpected(broken.error)
+        )
+        self._exit_code = BROKEN
+
+    # What we say.
+
+    def _beat_or_hello(self, now: float) -> None:
+        self._next_beat = now + self._interval_s
+        if self._draining_until is not None and (not self._in_hand or now >= self._draining_until):
+            self._send({"kind": "goodbye", "message": "it was stopped"})
+            self._exit_code = STOPPED
+            return
+        if now - self._heard_at > _SILENCE_S:
+            logger.warning("no word from a broker at %s: still trying", self._endpoint)
+            self._heard_at = now
+        if self._epoch is None:
+            self._hello()
+            return
+        ids = [[id, attempt] for id, attempt, epoch in self._in_hand if epoch == self._epoch]
+        self._send({"kind": "heartbeat", "n": self._beat, "ids": ids, "state": self._state()})
+
+    def _hello(self) -> None:
+        fields: Header = {
+            "kind": "hello",
+            "incarnation": self._incarnation,
+            "policy": self._name,
+            "digest": self._digest,
+            "horizon": int(self._metadata.get("action_horizon", 0)),
+            "state": self._state(),
+            "slots": self._slots,
+        }
+        self._send(fields, encode_body(self._metadata, buffers=False))
+
+    def _say_ready(self) -> None:
+        if self._warm is None or self._epoch is None:
+            return
+        ready = {
+            "kind": "ready",
+            "slots": self._slots,
+            "inference_ms": self._warm.inference_ms,
+        }
+        if self._send(ready):
+            logger.info("ready: serving %r, %.1f ms warm", self._name, self._warm.inference_ms)
+
+    def _state(self) -> str:
+        if self._draining_until is not None:
+            return "draining"
+        return "warming" if self._warm is None else "ready"
+
+    def _send(self, fields: Header, payload: Sequence[bytes | memoryview] = ()) -> bool:
+        """Send now or not at all: what a lost broker was to hear is worthless to the next."""
+        header: Header = {"v": VERSION, **fields}
+        if self._epoch is not None:
+            header["epoch"] = self._epoch
+        try:
+            self._socket.send_multipart([encode_header(header), *payload], zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        return True
+
+    def _close(self) -> None:
+        self._socket.close(linger=100)
+        self._context.term()
+
+
+def _unexpected(error: BaseException) -> BaseException | None:
+    """The error whose traceback the log should show: not one that a user can cause."""
+    from worker.errors import WorkerError
+
+    return None if isinstance(error, WorkerError) else error
