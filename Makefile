@@ -24,7 +24,8 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --no-tips --target=3.8- --violations client
 
-test: check $(VENV)/installed
+test: check
+	@$(BIN)/python -m scripts.rendering
 	$(BIN)/python -m pytest
 
 clean:

@@ -38,13 +38,12 @@ class Agenda(Generic[Item]):
         self._arrivals += 1
         self._turns[item] = self._arrivals
         heapq.heappush(self._heap, (key, self._arrivals, item))
-        if len(self._heap) > 2 * len(self._turns) + _SLACK:
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
-            heapq.heapify(self._heap)
+        self._shrink()
 
     def discard(self, item: Item) -> None:
         """Take an item out, if it is in."""
-        self._turns.pop(item, None)
+        if self._turns.pop(item, None) is not None:
+            self._shrink()
 
     def first_key(self) -> Any:
         """The key of the item whose turn it is; None if there is none."""
@@ -63,6 +62,11 @@ class Agenda(Generic[Item]):
         item = heapq.heappop(self._heap)[2]
         del self._turns[item]
         return item
+
+    def _shrink(self) -> None:
+        if len(self._heap) > 2 * len(self._turns) + _SLACK:
+            self._heap = [entry for entry in self._heap if self._is_live(entry)]
+            heapq.heapify(self._heap)
 
     def _is_live(self, entry: tuple[Any, int, Item]) -> bool:
         return self._turns.get(entry[2]) == entry[1]

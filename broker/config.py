@@ -44,6 +44,8 @@ class BrokerConfig:
         Raises:
             ValueError: names the key and what it takes.
         """
+        if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
+            raise ValueError(f"log_level is {self.log_level!r}: debug, info, warning or error")
         for section in ("limits", "timers"):
             for key, value in vars(getattr(self, section)).items():
                 if not 0 < value <= max(LONGEST_MS, 1e12):

@@ -79,7 +79,7 @@ class Core:
         """When time alone will change something."""
         deadline = self._deadlines.first_key()
         moment = self._fleet.wake_at()
-        if self._waiting and self._learned_at < moment:
+        if self._learned_at < moment and self._unheard_of():
             moment = self._learned_at
         return moment if deadline is None else min(deadline, moment)
 
@@ -255,9 +255,7 @@ class Core:
     def _refuse(self, envelope: Payload, request: Header, error: errors.PolicyError) -> None:
         self.counters[f"error {error.code()}"] += 1
         header = self._reply_header(request, "error")
-        header["code"], header["message"] = error.code(), str(error)
-        if error.retry_after_s is not None:
-            header["retry_after_ms"] = error.retry_after_s * 1e3
+        header.update(errors.to_wire(error))
         self._commands.append(ToRobot(envelope, header))
 
     # The end of a request.
@@ -275,20 +273,24 @@ class Core:
         self.fail(request, errors.Superseded("a newer observation took its place"), "supersede")
 
     def _check_deadlines(self, now: float) -> None:
-        if self._waiting.queues and now >= self._learned_at:
+        if now >= self._learned_at:
             self._refuse_unknown()
         while (deadline := self._deadlines.first_key()) is not None and deadline <= now:
             request = self._deadlines.pop()
             self.fail(request, self._why_late(request), "expire")
 
+    def _unheard_of(self) -> list[str]:
+        """Names that requests wait for and no worker has served yet."""
+        names = self._fleet.pool.by_policy
+        return [name for name in self._waiting.queues if name is not None and name not in names]
+
     def _refuse_unknown(self) -> None:
-        for policy in [p for p in self._waiting.queues if p is not None]:
-            if policy not in self._fleet.pool.by_policy:
-                for request in list(self._waiting.all_for(policy)):
-                    try:
-                        self._resolve(policy)
-                    except errors.PolicyError as error:
-                        self.fail(request, error)
+        for policy in self._unheard_of():
+            for request in list(self._waiting.all_for(policy)):
+                try:
+                    self._resolve(policy)
+                except errors.PolicyError as error:
+                    self.fail(request, error)
 
     def _why_late(self, request: Request) -> errors.PolicyError:
         if request.state is RequestState.LEASED:

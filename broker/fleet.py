@@ -115,7 +115,7 @@ class Fleet:
             known = self.pool.by_id.get(message.worker)
             worker = known or self._register(message, now)
         except errors.PolicyError as error:
-            self._tell(message.worker, "error", code=error.code(), message=str(error))
+            self._tell(message.worker, "error", **errors.to_wire(error))
             self._core.log(logging.WARNING, f"refused a worker: {error}")
             return
         worker.heard_at = now
@@ -181,7 +181,7 @@ class Fleet:
         if lease is None:
             return
         request, timing = lease.request, message.header.get("timing", {})
-        timing["queue_ms"] = (lease.started_at - request.queued_at) * 1e3
+        timing["queue_ms"] = lease.waited_s * 1e3
         timing["worker_ms"] = (now - lease.started_at) * 1e3
         header: Header = {"v": VERSION, "kind": "result", "timing": timing}
         self._core.answer(request, header, message.payload)
@@ -205,7 +205,8 @@ class Fleet:
         request.attempt += 1
         request.holders += 1
         request.leased_at = worker.leased_at = now
-        lease = Lease(request, worker, request.attempt, now, worker.beat)
+        waited_s = now - request.queued_at
+        lease = Lease(request, worker, request.attempt, now, waited_s, worker.beat)
         worker.in_hand[request.id, request.attempt] = lease
         if request.attempt < MAX_ATTEMPTS:
             # The last attempt may run to the deadline: there is nowhere else to go.

@@ -77,18 +77,26 @@ class Shell:
         self._core = Core(config, secrets.randbits(62), time.monotonic())
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
         self._stopping = False
+        self._serve = {
+            self._frontend: self._serve_frontend,
+            self._backend: self._serve_backend,
+            self._monitor: self._serve_monitor,
+        }
+        # Sockets that may hold a message. Their descriptors are edge-triggered and sending may
+        # consume an edge, so one that was sent on is looked at before the next wait.
+        self._to_read = set(self._serve)
+        self._poller = select.poll()
+        self._by_descriptor = {socket.fileno(): socket for socket in self._serve}
+        for descriptor in self._by_descriptor:
+            self._poller.register(descriptor, select.POLLIN)
 
     def run(self) -> None:
         """Serve until `stop`; then until what workers have in hand is answered."""
-        poller = select.poll()
-        sockets = (self._frontend, self._backend, self._monitor)
-        for socket in sockets:
-            poller.register(socket, select.POLLIN)
         told, until = False, float("inf")
         while True:
-            # The file descriptors are edge-triggered, and sending may consume an edge: wait
-            # only after a whole round in which nothing was received.
-            busy = self._serve_backend() + self._serve_frontend() + self._serve_monitor()
+            while self._to_read:
+                socket = self._to_read.pop()
+                self._serve[socket]()
             now = time.monotonic()
             if self._stopping and not told:
                 told, until = True, now + self._config.timers.drain_ms / 1e3
@@ -98,19 +106,23 @@ class Shell:
             wake_at = min(self._core.wake_at(), until)
             if wake_at <= now:
                 self._do(Tick(), now)
-            elif not busy:
-                poller.poll(max(0.0, wake_at - now) * 1e3 + 0.5)
+            elif not self._to_read:
+                self._wait((wake_at - now) * 1e3 + 0.5)
         self._close()
 
     def stop(self) -> None:
         """Have `run` finish; may be called from a signal handler."""
         self._stopping = True
 
-    def _serve_frontend(self) -> int:
-        for taken in range(_BATCH):
+    def _wait(self, milliseconds: float) -> None:
+        for descriptor, _ in self._poller.poll(milliseconds):
+            self._to_read.add(self._by_descriptor[descriptor])
+
+    def _serve_frontend(self) -> None:
+        for _ in range(_BATCH):
             frames = receive(self._frontend)
             if frames is None:
-                return taken
+                return
             try:
                 envelope, message = split_envelope(frames)
             except errors.ProtocolError:
@@ -124,13 +136,13 @@ class Shell:
                 continue
             event = RobotMessage(envelope[0].bytes, envelope, header, message[1:])
             self._do(event, time.monotonic())
-        return _BATCH
+        self._to_read.add(self._frontend)
 
-    def _serve_backend(self) -> int:
-        for taken in range(_BATCH):
+    def _serve_backend(self) -> None:
+        for _ in range(_BATCH):
             frames = receive(self._backend)
             if frames is None:
-                return taken
+                return
             worker = frames[0].bytes
             if len(frames) > 2 and len(frames[1]) == 0:
                 error = errors.ProtocolError(
@@ -147,17 +159,14 @@ class Shell:
                 continue
             self._last_heard_on.setdefault(frames[0].get(zmq.SRCFD), set()).add(worker)
             self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
-        return _BATCH
+        self._to_read.add(self._backend)
 
-    def _serve_monitor(self) -> int:
-        taken = 0
+    def _serve_monitor(self) -> None:
         while (frames := receive(self._monitor)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
             # A file descriptor is soon reused, so this is a hint: ask all that were heard on it.
             workers = self._last_heard_on.pop(event["value"], set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())
-            taken += 1
-        return taken
 
     def _do(self, event: Event, now: float) -> None:
         """Tell the core, and carry out what it asks for, until nothing follows from it."""
@@ -171,11 +180,11 @@ class Shell:
     def _carry_out(self, command: Command) -> Event | None:
         if isinstance(command, ToRobot):
             frames = [*command.envelope, encode_header(command.header), *command.payload]
-            if not _send(self._frontend, frames):
+            if not self._send(self._frontend, frames):
                 self.counters["dropped: robot gone"] += 1
         elif isinstance(command, ToWorker):
             frames = [command.worker, encode_header(command.header), *command.payload]
-            if not _send(self._backend, frames):
+            if not self._send(self._backend, frames):
                 return WorkerUnreachable(command.worker)
         elif isinstance(command, Log):
             logger.log(command.level, command.text)
@@ -183,8 +192,21 @@ class Shell:
 
     def _refuse(self, socket: Socket, envelope: Sequence[Frame], error: errors.PolicyError) -> None:
         self.counters[f"refused: {error.code()}"] += 1
-        header = {"v": VERSION, "kind": "error", "code": error.code(), "message": str(error)}
-        _send(socket, [*envelope, encode_header(header)])
+        header = {"v": VERSION, "kind": "error", **errors.to_wire(error)}
+        self._send(socket, [*envelope, encode_header(header)])
+
+    def _send(self, socket: Socket, frames: Sequence[Frame]) -> bool:
+        """Send without waiting; False if nobody has that routing id, or its queue is full."""
+        self._to_read.add(socket)
+        try:
+            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                raise
+            return False
+        return True
 
     def _bind(self, endpoint: str, heartbeat_ms: int, timeout_ms: int, backlog: int) -> Socket:
         socket = self._context.socket(zmq.ROUTER)
@@ -207,19 +229,6 @@ class Shell:
         self._frontend.close(linger=200)
         self._backend.close(linger=0)
         self._context.term()
-
-
-def _send(socket: Socket, frames: Sequence[Frame]) -> bool:
-    """Send without waiting; False if nobody has that routing id, or its queue is full."""
-    try:
-        socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
-    except zmq.Again:
-        return False
-    except zmq.ZMQError as error:
-        if error.errno != zmq.EHOSTUNREACH:
-            raise
-        return False
-    return True
 
 
 def _check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:

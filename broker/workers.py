@@ -23,6 +23,7 @@ class Lease:
     worker: Worker
     attempt: int
     started_at: float
+    waited_s: float  # before it
     beat: int  # the last heartbeat sent to the worker before this
     overdue: bool = False
 

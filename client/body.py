@@ -24,14 +24,17 @@ import msgpack
 import numpy as np
 
 from client.errors import BadObservation, ProtocolError
-from client.wire import MAX_FRAMES, Frame
+from client.wire import MAX_FRAMES, Frame, show
 
 LARGE = 16 * 1024  # bytes; an array of this size or more gets a frame of its own
 MAX_DIMENSIONS = 32
 MAX_DEPTH = 32  # of nested dicts, when looking for the one that cannot be encoded
 
 _KINDS = "biufcmMSU"  # bool, integers, floats, complex, durations, times, bytes, text
-_DTYPE = re.compile(r"[<>|=](?:[bufciSU]\d{1,9}|[mM]8(?:\[\d{0,6}[a-zA-Zμ]{1,2}\])?)")
+# No length and no multiple is 0: numpy has such dtypes, and they take no bytes or divide by zero.
+_DTYPE = re.compile(
+    r"[<>|=](?:[bufciSU][1-9]\d{0,8}|[mM]8(?:\[(?:[1-9]\d{0,5})?[a-zA-Zμ]{1,2}\])?)", re.ASCII
+)
 _BYTES_KEYS = {b"nd": "nd", b"type": "type", b"shape": "shape", b"data": "data", b"kind": "kind"}
 
 Buffer = Union[Frame, memoryview]
@@ -93,7 +96,7 @@ class _Encoder:
         raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
 
     def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
-        if isinstance(array, np.ma.MaskedArray):
+        if hasattr(array, "mask"):  # numpy.ma is not imported for those who have none
             raise TypeError("a masked array cannot be sent: fill it first")
         dtype, shape = _dtype_name(array.dtype), list(array.shape)
         if array.nbytes < LARGE or len(self.large) >= self._room:
@@ -133,7 +136,7 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
             index = value["__buffer__"]
             if type(index) is not int or not 0 <= index < len(used) or used[index]:
                 raise ProtocolError(
-                    f"buffer {index!r:.20} is missing or used twice: {len(used)} came"
+                    f"buffer {show(index)} is missing or used twice: {len(used)} came"
                 )
             used[index] = True
             return _array(value.get("dtype"), value.get("shape"), frames[index + 1])
@@ -150,7 +153,7 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
     except ProtocolError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"the body is not msgpack: {error!s:.80}") from error
+        raise ProtocolError(f"the body is not msgpack: {error!r:.80}") from error
     if not isinstance(body, dict):
         raise ProtocolError(f"the body is a {type(body).__name__}: a msgpack map is expected")
     if not all(used):
@@ -172,33 +175,33 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
     if isinstance(name, bytes):
         name = name.decode("latin-1")
     if not isinstance(name, str):
-        raise ProtocolError(f"dtype {name!r:.40} is not a string such as '<f4'")
+        raise ProtocolError(f"dtype {show(name)} is not a string such as '<f4'")
     dtype = _parse_dtype(name)
     if type(shape) is not list or len(shape) > MAX_DIMENSIONS:
         raise ProtocolError(
-            f"shape {shape!r:.40} is not a list of at most {MAX_DIMENSIONS} lengths"
+            f"shape {show(shape)} is not a list of at most {MAX_DIMENSIONS} lengths"
         )
     if not all(type(length) is int and 0 <= length < 2**48 for length in shape):
-        raise ProtocolError(f"shape {shape!r:.60} has a length that is no count")
+        raise ProtocolError(f"shape {show(shape)} has a length that is no count")
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise ProtocolError(
-            f"an array of shape {shape} and dtype {name} has {expected} bytes: {len(data)} came"
+            f"an array of shape {show(shape)} and dtype {name} has {expected} bytes: {len(data)} came"
         )
     try:
         return np.ndarray(shape, dtype, data)
     except (ValueError, TypeError) as error:
-        raise ProtocolError(f"an array of shape {shape!s:.60} cannot be: {error}") from error
+        raise ProtocolError(f"an array of shape {show(shape)} cannot be: {error}") from error
 
 
 @functools.lru_cache(maxsize=256)
 def _parse_dtype(name: str) -> np.dtype[Any]:
     if not _DTYPE.fullmatch(name):
-        raise ProtocolError(f"dtype {name!r:.40} is refused: numbers, times, bytes and text only")
+        raise ProtocolError(f"dtype {show(name)} is refused: numbers, times, bytes and text only")
     try:
         return np.dtype(name)
     except (TypeError, ValueError) as error:
-        raise ProtocolError(f"dtype {name!r:.40} is unknown to numpy") from error
+        raise ProtocolError(f"dtype {show(name)} is unknown to numpy") from error
 
 
 @functools.lru_cache(maxsize=256)

@@ -33,7 +33,8 @@ _WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | sum(_HANDSHAKE_FAILED)
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
-    Not thread-safe; its owner serialises the calls.
+    Not thread-safe; its owner serialises the calls. Raises `BrokerUnreachable` for an endpoint
+    that is no address.
     """
 
     def __init__(self, endpoint: str) -> None:
@@ -44,6 +45,7 @@ class Connection:
         self._poller = zmq.Poller()
         self._reached = False  # something accepted the TCP connection
         self._refused = False  # and then failed the ZeroMQ handshake
+        self._open()
 
     def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
         """Send one request as soon as there is a connection; False if `until` passed first.
@@ -53,18 +55,19 @@ class Connection:
             until: `time.monotonic()` value.
         """
         socket = self._socket or self._open()
-        while not socket.poll(_milliseconds_to(until), zmq.POLLOUT):
+        while True:
+            try:
+                # Without blocking: the connection may be lost between a poll and this.
+                socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                return True
+            except zmq.Again:
+                socket.poll(_milliseconds_to(until), zmq.POLLOUT)
             if time.monotonic() >= until:
                 self._read_monitor()
                 return False
-        socket.send_multipart(frames, copy=False)
-        return True
 
     def receive(self, until: float) -> list[zmq.Frame] | None:
-        """Wait for the answer; None if `until` passed or the connection was lost before it.
-
-        `connected` tells which of the two it was.
-        """
+        """Wait for the answer; None if `until` passed or the connection was lost before it."""
         if self._socket is None:
             return None
         while True:
@@ -131,7 +134,7 @@ class Connection:
                 break
             event = parse_monitor_message([frame.bytes for frame in message])["event"]
             lost = lost or event in _LOST
-            self._reached = self._reached or event == zmq.EVENT_CONNECTED
+            self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
             self._refused = self._refused or event in _HANDSHAKE_FAILED
         return lost
 

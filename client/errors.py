@@ -34,7 +34,10 @@ to do. An unknown code becomes a plain `PolicyError`, so that a newer broker can
 from __future__ import annotations
 
 import re
-from typing import Iterator
+from typing import Any, Iterator
+
+
+_LONGEST_MESSAGE = 1500  # bytes; the header that carries it may have 4096
 
 
 class PolicyError(Exception):
@@ -139,6 +142,15 @@ def _tree(base: type[PolicyError]) -> Iterator[type[PolicyError]]:
 
 
 BY_CODE: dict[str, type[PolicyError]] = {cls.code(): cls for cls in _tree(PolicyError)}
+
+
+def to_wire(error: PolicyError) -> dict[str, Any]:
+    """The header fields of an error: `from_wire`'s opposite. A long message is cut to fit."""
+    message = str(error).encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
+    fields: dict[str, Any] = {"code": error.code()[:64], "message": message}
+    if error.retry_after_s is not None:
+        fields["retry_after_ms"] = error.retry_after_s * 1000.0
+    return fields
 
 
 def from_wire(code: str, message: str, retry_after_ms: float | None = None) -> PolicyError:

@@ -18,6 +18,7 @@ from client import errors
 from client.body import decode_body, encode_body
 from client.connection import Connection
 from client.wire import (
+    LONGEST_MS,
     MAX_NAME,
     TO_CLIENT,
     VERSION,
@@ -30,6 +31,7 @@ from client.wire import (
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
+LONGEST_S = LONGEST_MS / 1e3
 _WAITING_NOTICE_S = 5.0
 
 Observation = Dict[str, Any]
@@ -79,8 +81,9 @@ class ZmqPolicyClient:
             ConnectionRefusedByPeer: something else than a broker answered.
             ValueError: an argument is out of its range.
         """
-        if not (timeout_s > 0 and connect_timeout_s > 0):
-            raise ValueError("timeout_s and connect_timeout_s must be more than 0 seconds")
+        for name, given in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
+            if not 0 < given <= LONGEST_S:
+                raise ValueError(f"{name} is {given}: seconds from more than 0 to a day")
         if not 0 <= priority <= 9:
             raise ValueError(f"priority is {priority}: 0 (first) to 9 are the classes")
         if "://" not in host:
@@ -135,7 +138,7 @@ class ZmqPolicyClient:
             errors.PolicyError: one of its subclasses, see `client.errors`.
         """
         started = time.monotonic()
-        until = started + (self._timeout_s if deadline_s is None else deadline_s)
+        until = started + (self._timeout_s if deadline_s is None else min(deadline_s, LONGEST_S))
         body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)
         encoded = time.monotonic()
         header, frames = self._exchange("infer", body, until)

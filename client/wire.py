@@ -11,6 +11,7 @@ Header fields are data (`FIELDS`): each has one check, and a message whose heade
 from __future__ import annotations
 
 import math
+import reprlib
 from typing import Any, Callable, Dict, NamedTuple, Sequence, Union
 
 import msgpack
@@ -78,10 +79,10 @@ def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
         raise ProtocolError(f"header is a msgpack {type(header).__name__}: a map is expected")
     version = header.get("v")
     if version != VERSION or isinstance(version, (bool, float)):
-        raise VersionMismatch(f"header has v={version!r:.20}: this peer speaks version {VERSION}")
+        raise VersionMismatch(f"header has v={show(version)}: this peer speaks version {VERSION}")
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in expected:
-        raise ProtocolError(f"kind {kind!r:.40} is not one of {', '.join(sorted(expected))}")
+        raise ProtocolError(f"kind {show(kind)} is not one of {', '.join(sorted(expected))}")
     for field, value in header.items():
         check = FIELDS.get(field)
         if check is not None:
@@ -114,8 +115,13 @@ def receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     return frames
 
 
+def show(value: Any) -> str:
+    """A value of a peer's for an error message: short, however long or deeply nested it is."""
+    return reprlib.repr(value)
+
+
 def _refuse(field: str, value: Any, expected: str) -> ProtocolError:
-    return ProtocolError(f"header field {field!r} is {value!r:.60}: {expected} is expected")
+    return ProtocolError(f"header field {field!r} is {show(value)}: {expected} is expected")
 
 
 def _integer(low: int, high: int) -> Callable[[str, Any], int]:

@@ -12,6 +12,7 @@ import signal
 import sys
 import threading
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
@@ -68,12 +69,10 @@ def start_servers(processes: Processes) -> tuple[int, list[Process]]:
     broker = processes.start(
         "broker", "broker", f"frontend=tcp://127.0.0.1:{front}", f"backend={backend}"
     )
-    workers = [
-        processes.start(
-            f"worker {number}", "worker", "env=aloha_sim", "model=tiny", f"broker={backend}"
-        )
-        for number in (1, 2)
-    ]
+    worker = ["env=aloha_sim", "model=tiny", f"broker={backend}"]
+    # With more threads than free cores every barrier waits for the scheduler: 50 ms become seconds.
+    worker.append("runtime.threads=1")
+    workers = [processes.start(f"worker {number}", "worker", *worker) for number in (1, 2)]
     broker.wait_ready()
     return front, workers
 
@@ -105,8 +104,9 @@ def drive(
 def report(console: Console, episode: Episode, kill: Kill | None, transferred: bool) -> None:
     """The table, who was killed, and what to expect of untrained weights."""
     measured = by_stage([request.stages for request in episode.requests])
-    title = f"{len(episode.actions)} control steps, {len(episode.requests)} requests, all answered"
-    console.print(latency_table(title, measured, STATISTICS))
+    steps, requests = len(episode.actions), len(episode.requests)
+    console.print(f"{steps} control steps, {requests} requests, all answered")
+    console.print(latency_table(measured, STATISTICS))
     if kill and kill.victim:
         moved, *later = [request for request in episode.requests if request.step >= kill.at_step]
         console.print(
@@ -116,7 +116,8 @@ def report(console: Console, episode: Episode, kill: Kill | None, transferred: b
             f"and the {len(later)} after it."
         )
     console.print(
-        "The weights of model=tiny are random, not trained: the arms only drift, and the cube was "
+        "The weights of model=tiny are made up, not trained: the arms only tremble around their "
+        "resting pose, and the cube was "
         + ("handed over by pure chance." if transferred else "not handed over.")
     )
 
@@ -130,19 +131,19 @@ def run(steps: int, with_kill: bool, output: Path, console: Console) -> None:
         from scripts.plots import Event, save_episode
         from scripts.simulated_robot import SimulatedRobot
 
-        robot = SimulatedRobot()
-        for worker in workers:
-            worker.wait_ready()
-        half_way = steps // ACTIONS_PER_CHUNK // 2 * ACTIONS_PER_CHUNK
-        kill = Kill(workers, half_way) if with_kill else None
-        with ZmqPolicyClient("127.0.0.1", port) as client:
-            episode = drive(robot, client, steps, output / "demo.mp4", kill)
+        with closing(SimulatedRobot()) as robot:
+            for worker in workers:
+                worker.wait_ready()
+            half_way = steps // ACTIONS_PER_CHUNK // 2 * ACTIONS_PER_CHUNK
+            kill = Kill(workers, half_way) if with_kill else None
+            with ZmqPolicyClient("127.0.0.1", port) as client:
+                episode = drive(robot, client, steps, output / "demo.mp4", kill)
         victim = kill.victim if kill else None
         struck = Event(half_way, f"{victim.name} killed") if victim else None
         title = "simulated ALOHA, two workers with model=tiny (untrained weights)"
         save_episode(output / "demo.png", episode, CONTROL_PERIOD_S, title, struck)
         report(console, episode, kill, robot.transferred_cube)
-    console.print(f"{output / 'demo.mp4'}   what the robot saw, in its own time")
+    console.print(f"{output / 'demo.mp4'}   what the robot saw")
     console.print(f"{output / 'demo.png'}   actions and latencies over time")
     console.print(f"{output / 'logs'}/      what broker and workers logged")
 

@@ -97,10 +97,8 @@ def draw_episode(episode: Episode, period_s: float, title: str, event: Event | N
         if event is not None:
             axes.axvline(event.step * period_s, color="crimson", linewidth=1.5, linestyle="--")
     if event is not None:
-        place = (event.step * period_s, left.get_ylim()[1])
-        left.annotate(
-            event.label, place, xytext=(4, -10), textcoords="offset points", color="crimson"
-        )
+        above = left.get_xaxis_transform()
+        left.text(event.step * period_s, 1.02, event.label, color="crimson", transform=above)
     figure.suptitle(title, fontsize=12)
     return figure
 

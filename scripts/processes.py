@@ -130,7 +130,11 @@ class Process:
 
 
 class Processes:
-    """A context in which children are started; leaving it stops them all, the newest first."""
+    """A context in which children are started; leaving it stops them all, the newest first.
+
+    To be used from the main thread: the kernel takes the end of the thread that started a child
+    for the end of its parent.
+    """
 
     def __init__(self, logs: Path) -> None:
         """`logs` is the folder for the log files; it is made when missing."""

@@ -72,7 +72,7 @@ class Settings:
             raise UsageError(f"port={self.port}: a number from 1 to 65535 is expected")
         if self.steps < 1:
             raise UsageError(f"steps={self.steps}: at least 1 is expected")
-        if min(self.timeout_s, self.connect_timeout_s) <= 0:
+        if not (self.timeout_s > 0 and self.connect_timeout_s > 0):  # so that NaN fails too
             raise UsageError("timeout_s and connect_timeout_s: more than 0 seconds are expected")
 
 
@@ -139,8 +139,8 @@ def main(arguments: Sequence[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    title = f"{settings.steps} requests, env={settings.env}, {settings.host}:{settings.port}"
-    console.print(latency_table(title, by_stage(measured), STATISTICS))
+    console.print(f"{settings.steps} requests, env={settings.env}, {settings.host}:{settings.port}")
+    console.print(latency_table(by_stage(measured), STATISTICS))
     return 0
 
 

@@ -1,8 +1,8 @@
 """A two-armed ALOHA robot in MuJoCo, with gym-aloha's AlohaTransferCube-v0 as its world.
 
-gym-aloha's own environment renders three cameras at every control step, which takes seven times as
-long as everything else in the demo. This class drives the same scene and the same task and
-renders the top camera when somebody looks; states and pictures are identical (a test compares).
+gym-aloha's own environment renders three cameras at every control step, which would make the demo
+four times as long. This class drives the same scene and the same task, and renders the top camera
+when somebody looks; states and pictures are identical (a test compares).
 """
 
 from __future__ import annotations

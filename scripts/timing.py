@@ -72,19 +72,25 @@ def by_stage(requests: Sequence[Mapping[str, float]]) -> dict[str, list[float]]:
 
 
 def latency_table(
-    title: str, samples: Mapping[str, Sequence[float]], statistics: Mapping[str, Statistic]
+    samples: Mapping[str, Sequence[float]], statistics: Mapping[str, Statistic]
 ) -> Table:
     """A table with a row for each stage in `samples` (ms) and a column for each statistic.
 
-    The row `total` is set apart, since statistics of the stages do not add up to its own.
+    Fits 80 characters with eight statistics. The row `total` is set apart, since statistics of
+    the stages do not add up to its own.
     """
-    table = Table(title=title, title_justify="left", caption_justify="left")
-    table.add_column("milliseconds")
+    table = Table(padding=(0, 1, 0, 0))
+    table.add_column("milliseconds", no_wrap=True)
     for name in statistics:
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     for stage, values in samples.items():
         if stage == "total":
             table.add_section()
-        cells = [f"{statistic(values):.2f}" for statistic in statistics.values()]
+        cells = [_in_five_characters(statistic(values)) for statistic in statistics.values()]
         table.add_row(stage, *cells, style="bold" if stage == "total" else None)
     return table
+
+
+def _in_five_characters(milliseconds: float) -> str:
+    """Two decimals below 100 ms, one below 1000 ms, then none."""
+    return f"{milliseconds:.{2 if milliseconds < 100 else 1 if milliseconds < 1000 else 0}f}"

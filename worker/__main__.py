@@ -11,6 +11,7 @@ import zmq
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
+from client.errors import BadObservation
 from conf.compose import command_line
 from worker.config import WorkerConfig
 from worker.device import Policy
@@ -37,7 +38,7 @@ def main() -> int:
         service = Service(
             policy, name=config.name, broker=config.broker, slots=config.runtime.slots
         )
-    except WorkerError as error:
+    except (WorkerError, BadObservation) as error:
         logger.error("%s", error)
         return BROKEN
     except zmq.ZMQError as error:

@@ -102,12 +102,11 @@ class Device(threading.Thread):
                 load()
             warm_up = getattr(self._policy, "warm_up", None)
             inference_ms = warm_up() if warm_up is not None else None
+            self._report(Warm(1.0 if inference_ms is None else float(inference_ms)))
+            while True:
+                self._report(self._answer(self._jobs.get()))
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
             self._report(Broken(error))
-            return
-        self._report(Warm(1.0 if inference_ms is None else inference_ms))
-        while True:
-            self._report(self._answer(self._jobs.get()))
 
     def _report(self, report: Report) -> None:
         self.reports.append(report)
@@ -120,7 +119,7 @@ class Device(threading.Thread):
                 raise errors.DeadlineExceeded("its deadline passed before the worker came to it")
             result = self._policy.infer(_seeded(job))
             finished = time.monotonic()
-            payload = encode_body(result, buffers=job.header.get("buffers", False))
+            payload = _encode(result, buffers=job.header.get("buffers", False))
         except errors.PolicyError as error:
             return _failure(job, error)
         except Exception as error:
@@ -140,6 +139,15 @@ class Device(threading.Thread):
             "encode_ms": (time.monotonic() - finished) * 1e3,
         }
         return Answer(job, {"kind": "result", "timing": timing}, payload)
+
+
+def _encode(result: Any, *, buffers: bool) -> Sequence[bytes | memoryview]:
+    if not isinstance(result, dict) or "actions" not in result:
+        raise errors.PolicyFailed("the policy answered something else than a dict with `actions`")
+    try:
+        return encode_body(result, buffers=buffers)
+    except errors.BadObservation as error:
+        raise errors.PolicyFailed(f"the policy's answer cannot be sent: {error}") from error
 
 
 def decode_job(header: Header, frames: Sequence[Frame]) -> Job:
@@ -168,4 +176,4 @@ def _seeded(job: Job) -> dict[str, Any]:
 
 
 def _failure(job: Job, error: errors.PolicyError) -> Answer:
-    return Answer(job, {"kind": "failure", "code": error.code(), "message": str(error)[:2000]})
+    return Answer(job, {"kind": "failure", **errors.to_wire(error)})

@@ -45,10 +45,13 @@ class Service:
 
         Raises:
             zmq.ZMQError: `broker` is no address.
+            BadObservation: the policy's metadata has something that cannot be sent.
         """
         self._name, self._endpoint, self._slots = name, broker, slots
         self._incarnation = uuid.uuid4().bytes
-        self._metadata: dict[str, Any] = getattr(policy, "metadata", {})
+        metadata: dict[str, Any] = getattr(policy, "metadata", {})
+        self._metadata = encode_body(metadata, buffers=False)
+        self._horizon = int(metadata.get("action_horizon", 0))
         self._digest = str(getattr(policy, "digest", ""))
         self._device = Device(policy)
         self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
@@ -142,8 +145,7 @@ class Service:
         try:
             job = decode_job(header, frames)
         except errors.PolicyError as error:
-            fields = {"kind": "failure", "code": error.code(), "message": str(error)}
-            self._send_answer(Answer(job, fields))
+            self._send_answer(Answer(job, {"kind": "failure", **errors.to_wire(error)}))
         else:
             self._device.give(job)
 
@@ -152,7 +154,12 @@ class Service:
             self._beat = header.get("n", 0)
 
     def _error(self, header: Header, frames: Sequence[Frame]) -> None:
-        logger.error("the broker refused this worker: %s", header.get("message", "no reason given"))
+        reason = header.get("message", "no reason given")
+        if self._epoch is not None and header.get("code") == errors.ProtocolError.code():
+            # One message was torn by a reconnection: that is no verdict on this worker.
+            logger.warning("the broker could not read a message: %s", reason)
+            return
+        logger.error("the broker refused this worker: %s", reason)
         self._exit_code = REFUSED
 
     # What the device says.
@@ -210,11 +217,11 @@ class Service:
             "incarnation": self._incarnation,
             "policy": self._name,
             "digest": self._digest,
-            "horizon": int(self._metadata.get("action_horizon", 0)),
+            "horizon": self._horizon,
             "state": self._state(),
             "slots": self._slots,
         }
-        self._send(fields, encode_body(self._metadata, buffers=False))
+        self._send(fields, self._metadata)
 
     def _say_ready(self) -> None:
         if self._warm is None or self._epoch is None:

@@ -98,7 +98,7 @@ class Transforms:
     def outputs(self, raw_actions: npt.NDArray[np.float32], given: ModelInput) -> Array:
         """The robot's actions, float64 (horizon, robot's dims), of the model's (horizon, dims)."""
         actions = self._stats.actions.unnormalize(raw_actions.astype(np.float64))
-        actions = actions[:, : self.robot.action_dim]
+        actions = np.ascontiguousarray(actions[:, : self.robot.action_dim])
         actions[:, self._delta] += given.robot_state[self._delta]
         return actions if self._adaptation is None else self._adaptation.actions(actions)
 

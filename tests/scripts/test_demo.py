@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import imageio.v2 as imageio
+import imageio_ffmpeg
 import numpy as np
 import psutil
 import pytest
+from numpy.typing import NDArray
 
 from scripts.demo import parse
 
@@ -45,6 +46,14 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 def family(demo: subprocess.Popen[str]) -> list[psutil.Process]:
     return psutil.Process(demo.pid).children(recursive=True)
+
+
+def frames_of(video: Path) -> NDArray[np.uint8]:
+    """All its frames, (n, 480, 640, 3)."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video)]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    pixels = subprocess.run([*command, *raw], capture_output=True, check=True).stdout
+    return np.frombuffer(pixels, np.uint8).reshape(-1, 480, 640, 3)
 
 
 @pytest.mark.parametrize("moment", ["starting", "driving"])
@@ -84,10 +93,9 @@ def test_a_short_demo(tmp_path: Path) -> None:
     assert "not trained" in told
     for stage in ("encode", "network and queue", "transforms", "model", "decode", "total"):
         assert stage in told
-    frames = imageio.mimread(tmp_path / "demo.mp4")
-    assert len(frames) == 23
-    assert frames[0].shape == (480, 640, 3)
-    assert np.asarray(frames[-1]).std() > 10
+    frames = frames_of(tmp_path / "demo.mp4")
+    assert len(frames) == 23  # of every other control step
+    assert frames[-1].std() > 10
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     assert (tmp_path / "logs" / "worker-2.log").exists()
 

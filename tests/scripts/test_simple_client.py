@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 
-from scripts.examples import EXAMPLES
 from scripts.processes import Processes, free_ports
-from scripts.simple_client import Settings, UsageError, main, make_example, parse
+from scripts.simple_client import Settings, UsageError, main, parse
 
 
 def test_defaults() -> None:
@@ -61,13 +59,6 @@ def test_no_broker_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert told.count("\n") == 1
     assert told.startswith("BrokerUnreachable: ")
     assert str(port) in told
-
-
-def test_examples_can_be_repeated_and_differ() -> None:
-    for env in EXAMPLES:
-        first, again, other = make_example(env, 1), make_example(env, 1), make_example(env, 2)
-        np.testing.assert_equal(first, again)
-        assert repr(first) != repr(other)
 
 
 def test_a_run_prints_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

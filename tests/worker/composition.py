@@ -1,29 +1,24 @@
-"""The worker's settings, composed and checked as its process does it."""
+"""Settings and policies, made as `python -m worker` makes them."""
 
-from pathlib import Path
-
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
-
-import conf
-from worker.config import WorkerConfig
-from worker.policies import build
+from conf.compose import compose
+from worker.__main__ import build
+from worker.config import ModelConfig, WorkerConfig
 from worker.policies.pi0 import Pi0Policy
 
 
-def compose_worker(*overrides: str) -> DictConfig:
-    """`conf/worker.yaml` with command line `overrides`, merged into its schema."""
-    folder = str(Path(conf.__file__).parent)
-    with initialize_config_dir(folder, version_base="1.3"):
-        composed = compose("worker", overrides=list(overrides))
-    merged = OmegaConf.merge(OmegaConf.structured(WorkerConfig), composed)
-    if not isinstance(merged, DictConfig):
-        raise TypeError("the settings are no mapping")
-    return merged
+def compose_worker(*overrides: str) -> WorkerConfig:
+    """`conf/worker.yaml` with command line `overrides`."""
+    return compose("worker", WorkerConfig, overrides)
+
+
+def model_config(*overrides: str) -> ModelConfig:
+    """The model's part alone."""
+    return compose_worker(*overrides).model
 
 
 def make_policy(*overrides: str) -> Pi0Policy:
     """The policy of these settings, float32 on the CPU, not loaded."""
-    settings = compose_worker(*overrides, "device=cpu", "dtype=float32")
-    policy: Pi0Policy = build(settings.policy)
+    policy = build(compose_worker(*overrides, "device=cpu", "dtype=float32"))
+    if not isinstance(policy, Pi0Policy):
+        raise TypeError(f"policy= gave a {type(policy).__name__}")
     return policy

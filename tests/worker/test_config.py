@@ -1,15 +1,14 @@
 """`conf/worker.yaml` composes to the public configurations, and refuses what it does not know."""
 
+import itertools
+from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra.errors import ConfigCompositionException
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
+from conf.compose import FOLDER, ConfigError
 from tests.worker.composition import compose_worker
 from worker.config import ExpertConfig, WorkerConfig
-from worker.errors import ConfigError
 
 PUBLIC = "gs://openpi-assets/checkpoints/"
 ARMS = [True] * 6 + [False] + [True] * 6 + [False]
@@ -49,25 +48,40 @@ ROWS: list[tuple[str, list[Any]]] = [
 def test_env_and_model_give_the_public_configuration(settings: str, expected: list[Any]) -> None:
     config = compose_worker(*settings.split())
     checkpoint = expected[5] and PUBLIC + expected[5]
-    plain = OmegaConf.to_container(config.env)
-    assert isinstance(plain, dict)
     assert [
         config.model.name,
         config.model.action_horizon,
-        plain["delta_mask"],
+        config.env.delta_mask,
         config.default_prompt,
         config.env.asset_id,
         config.checkpoint,
-        plain["reset_pose"],
+        config.env.reset_pose,
     ] == [*expected[:5], checkpoint, expected[6]]
     assert config.name == config.env.name
 
 
+WORKER_FILES = [p for p in sorted(FOLDER.rglob("*.yaml")) if p.name != "broker.yaml"]
+
+
+@pytest.mark.parametrize("path", WORKER_FILES, ids=lambda p: str(p.relative_to(FOLDER)))
+def test_every_key_has_a_comment(path: Path) -> None:
+    lines = path.read_text().splitlines()
+    bare = []
+    for before, line in itertools.pairwise(["", *lines]):
+        key = line.lstrip().partition(":")[0]
+        opens_a_part = key in ("defaults", "env", "model") and line == f"{key}:"
+        handed_over = line == f"{key}: ${{{key}}}"
+        told = before.lstrip().startswith("#") or opens_a_part or handed_over
+        if ":" in line and not line.lstrip().startswith(("#", "-")) and not told:
+            bare.append(line)
+    assert bare == []
+
+
 def test_the_models_have_the_public_sizes() -> None:
     config = compose_worker("env=aloha", "model=pi05").model
-    assert list(config.vlm.values()) == [2048, 18, 16384, 8, 1, 256]
-    assert list(config.expert.values()) == [1024, 18, 4096, 8, 1, 256]
-    assert list(config.vision.values()) == [1152, 27, 4304, 16, 14]
+    assert list(vars(config.vlm).values()) == [2048, 18, 16384, 8, 1, 256]
+    assert list(vars(config.expert).values()) == [1024, 18, 4096, 8, 1, 256]
+    assert list(vars(config.vision).values()) == [1152, 27, 4304, 16, 14]
     assert (config.vocab_size, config.max_token_len, config.action_dim) == (257152, 200, 32)
     assert compose_worker("env=aloha", "model=pi0").model.max_token_len == 48
 
@@ -89,16 +103,16 @@ def test_the_command_line_wins_over_env_and_recipe() -> None:
     assert compose_worker("env=aloha_sim", "default_prompt=null").default_prompt is None
 
 
-@pytest.mark.parametrize("policy", ["echo", "'null'"])
+@pytest.mark.parametrize("policy", ["echo", "null"])
 def test_policies_without_a_model_take_shape_from_env_and_model(policy: str) -> None:
     config = compose_worker("env=libero", f"policy={policy}")
-    assert (config.policy.action_horizon, config.policy.action_dim) == (10, 7)
+    assert (config.policy["action_horizon"], config.policy["action_dim"]) == (10, 7)
 
 
 def test_the_null_policy_has_a_settable_time() -> None:
-    config = compose_worker("policy='null'", "policy.time_s=0.02")
-    assert config.policy._target_ == "worker.policies.null.NullPolicy"
-    assert config.policy.time_s == 0.02
+    config = compose_worker("policy=null", "policy.time_s=0.02")
+    assert config.policy["_target_"] == "worker.policies.null.NullPolicy"
+    assert config.policy["time_s"] == 0.02
 
 
 @pytest.mark.parametrize(
@@ -119,7 +133,7 @@ def test_the_null_policy_has_a_settable_time() -> None:
     ],
 )
 def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
-    with pytest.raises((ConfigCompositionException, OmegaConfBaseException)):
+    with pytest.raises(ConfigError):
         compose_worker(wrong)
 
 
@@ -141,13 +155,12 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
     ],
 )
 def test_values_that_cannot_work_are_named(wrong: str) -> None:
-    config = compose_worker("env=aloha_sim", "model=tiny", wrong)
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
-        OmegaConf.to_object(config)
+        compose_worker("env=aloha_sim", "model=tiny", wrong)
 
 
 def test_good_settings_become_typed_objects() -> None:
-    config = OmegaConf.to_object(compose_worker("env=aloha", "model=tiny"))
+    config = compose_worker("env=aloha", "model=tiny")
     assert isinstance(config, WorkerConfig)
     assert isinstance(config.model.expert, ExpertConfig)
     assert config.env.delta_mask == ARMS

@@ -6,7 +6,6 @@ its final dtype and place, and filled through a small buffer: a checkpoint is ne
 
 import re
 import zlib
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from worker.models.names import match
 from worker.models.pi0 import Pi0
 from worker.weights_file import StoredTensor, WeightsFile
 
-CHUNK_BYTES = 8 * 2**20
+STAGING_BYTES = 4 * 2**20
 TORCH_DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -46,30 +45,24 @@ def load_model(
         for name, shape in shapes.items():
             _assign(model, name, seeded(name, shape).to(device, dtypes[name]))
     else:
+        staging = torch.empty(STAGING_BYTES, dtype=torch.uint8)
         with WeightsFile(weights) as file:
-            stored = match(file, shapes)
-            for name, tensor in stored.items():
-                _assign(model, name, read_tensor(file, tensor, device, dtypes[name]))
+            for name, stored in match(file, shapes).items():
+                tensor = torch.empty(stored.shape, dtype=dtypes[name], device=device)
+                read_tensor(file, stored, tensor, staging)
+                _assign(model, name, tensor)
     return model.eval().requires_grad_(False)
 
 
-def read_tensor(
-    file: WeightsFile, tensor: StoredTensor, device: torch.device, dtype: torch.dtype
-) -> Tensor:
-    """One tensor of `file`, made once in `dtype` on `device` and filled chunk by chunk."""
-    source = TORCH_DTYPES[tensor.dtype]
-    result = torch.empty(tensor.shape, dtype=dtype, device=device)
-    flat = result.view(-1)
-    for start, stop in _chunks(flat.numel(), CHUNK_BYTES // source.itemsize):
-        piece = torch.empty(stop - start, dtype=source)
-        file.read_into(tensor.start + start * source.itemsize, piece.view(torch.uint8).numpy().data)
-        flat[start:stop].copy_(piece)
-    return result
-
-
-def _chunks(total: int, size: int) -> Iterator[tuple[int, int]]:
-    for start in range(0, total, size):
-        yield start, min(start + size, total)
+def read_tensor(file: WeightsFile, stored: StoredTensor, tensor: Tensor, staging: Tensor) -> None:
+    """Fill `tensor`, of any dtype and device, from `file` by way of the bytes of `staging`."""
+    source, flat = TORCH_DTYPES[stored.dtype], tensor.view(-1)
+    step = len(staging) // source.itemsize
+    for start in range(0, len(flat), step):
+        piece = flat[start : start + step]
+        raw = staging[: len(piece) * source.itemsize]
+        file.read_into(stored.start + start * source.itemsize, raw.numpy().data)
+        piece.copy_(raw.view(source))
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
@@ -92,7 +85,7 @@ def seeded(name: str, shape: tuple[int, ...]) -> Tensor:
 def _float32_parameters(model: nn.Module) -> set[str]:
     """Names of the parameters that stay float32: Gemma's norms and the small projections."""
     norms = [f"{name}." for name, module in model.named_modules() if isinstance(module, RMSNorm)]
-    towers = ("vision.", "embedding.", "vlm.", "expert.")
+    towers = ("vision.", "embedding", "vlm.", "expert.")
     return {
         name
         for name, _ in model.named_parameters()

@@ -4,6 +4,7 @@ Checkpoints in PyTorch's form name their tensors after the modules of the transf
 """
 
 import re
+from collections.abc import Iterable
 
 from worker.errors import CheckpointError
 from worker.weights_file import StoredTensor, WeightsFile
@@ -22,7 +23,7 @@ _RENAMES = (
         f"{_PALIGEMMA}.model.vision_tower.vision_model.embeddings.patch_embedding.",
     ),
     ("vision.", f"{_PALIGEMMA}.model.vision_tower.vision_model."),
-    ("embedding.weight", f"{_PALIGEMMA}.lm_head.weight"),
+    ("embedding", f"{_PALIGEMMA}.lm_head.weight"),
     ("vlm.", f"{_PALIGEMMA}.model.language_model."),
     ("expert.", "paligemma_with_expert.gemma_expert.model."),
 )
@@ -54,39 +55,49 @@ def match(file: WeightsFile, shapes: dict[str, tuple[int, ...]]) -> dict[str, St
         if tensor is None:
             raise CheckpointError(
                 f"{file.path} has no tensor {prefix}{theirs}, which this model needs;"
-                f" {_hint(name, missing=True)}"
+                f" {_hint_of_absence(theirs, file.tensors)}"
             )
         if tensor.shape != shape:
             raise CheckpointError(
                 f"{file.path}: {prefix}{theirs} has shape {list(tensor.shape)}, expected"
-                f" {list(shape)}; {_hint(name)}"
+                f" {list(shape)}; {_hint_of_shape(name)}"
             )
         matched[name] = tensor
     unexpected = sorted(left.keys() - _UNUSED)
     if unexpected:
         raise CheckpointError(
             f"{file.path} has {len(unexpected)} tensors that this model does not, the first"
-            f" {prefix}{unexpected[0]}; {_hint(unexpected[0], missing=True)}"
+            f" {prefix}{unexpected[0]};"
+            f" {_hint_of_absence(unexpected[0], map(checkpoint_name, shapes))}"
         )
     return matched
 
 
-def _hint(name: str, missing: bool = False) -> str:
-    """Which settings decide about the parameter `name` (ours, or a checkpoint's)."""
-    part = "vision" if "vision" in name else "expert" if "expert" in name else "vlm"
-    layer = re.search(r"layers\.(\d+)\.", name)
-    if missing and layer and "dense" not in name and "layernorm.weight" not in name:
-        return f"model.{part}.depth= probably differs"
-    if missing or "state_proj" in name or "time_mlp" in name:
-        return "is it a pi0 or a pi05? model= probably differs (or the file is no pi0 at all)"
-    if name == "embedding.weight":
+def _hint_of_absence(name: str, others: Iterable[str]) -> str:
+    """Which settings decide that the public `name` is not among `others`."""
+    layer = re.search(r"layers\.\d+\.", name)
+    if layer and not any(name[: layer.end()] in other for other in others):
+        return f"model.{_part(name)}.depth= probably differs"
+    return "is it a pi0 or a pi05? model= probably differs (or the file is neither)"
+
+
+def _hint_of_shape(name: str) -> str:
+    """Which settings decide the shape of our parameter `name`."""
+    if name == "embedding":
         return "model.vocab_size= or model.vlm.width= probably differs"
-    if name.startswith("action_"):
+    if name.startswith(("action_in", "action_out", "state_")):
         return "model.action_dim= or model.expert.width= probably differs"
+    part = "expert" if "time_mlp" in name else _part(name)
     for key, keys in _SHAPED_BY.items():
         if key in name:
             return " or ".join(f"model.{part}.{k}=" for k in keys) + " probably differs"
     return f"model.{part}.width= probably differs"
+
+
+def _part(name: str) -> str:
+    if "vision" in name:
+        return "vision"
+    return "expert" if name.startswith("expert.") or "gemma_expert." in name else "vlm"
 
 
 _SHAPED_BY = {

@@ -37,7 +37,7 @@ class Pi0(nn.Module):
         self.pi05 = config.architecture is Architecture.pi05
         width = config.expert.width
         self.vision = SigLip(config.vision, config.vlm.width)
-        self.embedding = nn.Embedding(config.vocab_size, config.vlm.width)
+        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.vlm.width))
         self.vlm = Gemma(config.vlm)
         self.expert = Gemma(config.expert, adaptive=self.pi05)
         self.action_in_proj = nn.Linear(config.action_dim, width)
@@ -53,7 +53,7 @@ class Pi0(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """What the three transformers compute in; the small projections are always float32."""
-        return self.embedding.weight.dtype
+        return self.embedding.dtype
 
     def embed_prefix(self, images: Tensor, tokens: Tensor) -> Tensor:
         """Tokens of present cameras, then of the prompt: (batch, n, vlm width).
@@ -61,7 +61,7 @@ class Pi0(nn.Module):
         `images`: uint8 (batch, cameras, 224, 224, 3); `tokens`: int64 (batch, length).
         """
         seen = self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
-        text = self.embedding(tokens) * math.sqrt(self.config.vlm.width)
+        text = F.embedding(tokens, self.embedding) * math.sqrt(self.config.vlm.width)
         return torch.cat([seen, text], dim=1)
 
     def prefix(self, images: Tensor, tokens: Tensor, state: Tensor) -> Cache:

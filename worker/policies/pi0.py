@@ -88,13 +88,17 @@ class Pi0Policy:
                 self._model.name,
             )
 
-    def warm_up(self) -> None:
-        """One inference for every number of cameras that the robot may send."""
+    def warm_up(self) -> float:
+        """Infer once for every number of cameras that the robot may send.
+
+        Returns the milliseconds that an inference with all of them takes afterwards.
+        """
         images = [spec for spec in self.transforms.robot.images if spec.camera is not None]
         required = [spec for spec in images if not spec.optional]
         optional = [spec for spec in images if spec.optional]
         for count in range(len(optional) + 1):
             self.infer(self._blank([*required, *optional[:count]]))
+        return float(self.infer(self._blank(images))["policy_timing"]["infer_ms"])
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Actions, float64 (horizon, robot's action dim), and milliseconds by stage.

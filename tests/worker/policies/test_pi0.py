@@ -1,0 +1,168 @@
+"""The policy object: what it says of itself, where noise comes from, and who fails."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.errors import BadObservation, PolicyFailed
+from tests.golden import FOLDER, cases, overrides
+from tests.worker.checkpoint_files import copy_golden
+from tests.worker.composition import make_policy
+from worker.errors import CheckpointError
+from worker.policies.pi0 import Pi0Policy
+
+FRAME = np.full((3, 48, 64), 9, np.uint8)
+SIM: dict[str, Any] = {"state": np.zeros(14), "images": {"cam_high": FRAME}}
+REST = [0, -0.96, 1.16, 0, -0.3, 0, 0.1] * 2
+
+
+@pytest.fixture(scope="module")
+def tiny() -> Pi0Policy:
+    policy = make_policy("env=aloha_sim", "model=tiny", "num_steps=2", "runtime.threads=2")
+    policy.load()
+    policy.warm_up()
+    return policy
+
+
+def test_metadata_says_what_a_robot_needs_to_know() -> None:
+    metadata = make_policy("env=aloha", "model=tiny", "default_prompt=fold").metadata
+    assert metadata["robot"] == "aloha"
+    assert metadata["model"] == "tiny"
+    assert (metadata["action_horizon"], metadata["action_dim"]) == (50, 14)
+    assert metadata["control_hz"] == 50
+    assert metadata["reset_pose"] == [0, -1.5, 1.5, 0, 0, 0]
+    assert metadata["untrained"] is True
+    assert metadata["observation"]["images"]["cam_high"]["shape"] == [3, "H", "W"]
+    assert metadata["observation"]["prompt"]["optional"] is True
+    golden = make_policy(*overrides("pi0_aloha_sim")).metadata
+    assert "reset_pose" not in golden
+    assert golden["untrained"] is False
+
+
+def test_nothing_heavy_is_imported_before_loading() -> None:
+    program = (
+        "import sys\n"
+        "from tests.worker.composition import make_policy\n"
+        "policy = make_policy('env=aloha_sim', 'model=tiny')\n"
+        "assert policy.metadata['digest'] == policy.digest\n"
+        "sys.exit('torch' in sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+
+
+def test_the_tiny_model_keeps_the_simulated_arms_near_rest(tiny: Pi0Policy) -> None:
+    actions = tiny.infer(SIM)["actions"]
+    assert actions.shape == (50, 14)
+    np.testing.assert_allclose(actions.mean(axis=0), REST, atol=0.05)
+    assert np.abs(actions - REST).max() < 0.5
+
+
+def test_the_tiny_model_is_small_and_says_that_it_is_untrained(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    policy = make_policy("env=droid", "model=tiny")
+    policy.load()
+    assert "UNTRAINED" in caplog.text
+    assert "checkpoint=" in caplog.text
+    assert 4e6 < sum(p.numel() for p in policy.runner.model.parameters()) < 6e6
+
+
+@pytest.mark.parametrize("env", ["aloha", "aloha_sim", "aloha_towel", "droid", "libero"])
+def test_every_env_runs_the_tiny_model(env: str) -> None:
+    policy = make_policy(f"env={env}", "model=tiny", "num_steps=1")
+    policy.load()
+    policy.warm_up()
+
+
+def test_answers_carry_their_times_in_milliseconds(tiny: Pi0Policy) -> None:
+    timing = tiny.infer(SIM)["policy_timing"]
+    assert set(timing) == {"infer_ms", "transform_ms", "model_ms"}
+    assert timing["infer_ms"] == pytest.approx(timing["transform_ms"] + timing["model_ms"])
+    assert min(timing.values()) > 0
+
+
+def test_one_seed_gives_one_answer(tiny: Pi0Policy) -> None:
+    one, again, other = (tiny.infer({**SIM, "seed": seed})["actions"] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert np.abs(one - other).max() > 1e-3
+
+
+def test_the_workers_seed_changes_noise_and_digest(tiny: Pi0Policy) -> None:
+    settings = ["env=aloha_sim", "model=tiny", "num_steps=2"]
+    other = make_policy(*settings, "seed=1")
+    other.load()
+    assert other.digest != tiny.digest == make_policy(*settings, "device=cpu").digest
+    difference = (
+        other.infer({**SIM, "seed": 1})["actions"] - tiny.infer({**SIM, "seed": 1})["actions"]
+    )
+    assert np.abs(difference).max() > 1e-3
+
+
+def test_given_noise_wins_over_the_seed(tiny: Pi0Policy) -> None:
+    noise = np.zeros((50, 32), np.float32)
+    one, other = (tiny.infer({**SIM, "noise": noise, "seed": s})["actions"] for s in (1, 2))
+    np.testing.assert_array_equal(one, other)
+
+
+def test_a_batch_answers_each_as_if_it_were_alone(tiny: Pi0Policy) -> None:
+    wrist = {**SIM, "images": {"cam_high": FRAME, "cam_left_wrist": FRAME}, "seed": 3}
+    observations = [{**SIM, "seed": 1}, wrist, {"state": 1}, {**SIM, "seed": 2, "prompt": "hold"}]
+    answers = tiny.infer_batch(observations)
+    assert isinstance(answers[2], BadObservation)
+    for index in (0, 1, 3):
+        answer = answers[index]
+        assert isinstance(answer, dict)
+        alone = tiny.infer(observations[index])["actions"]
+        np.testing.assert_allclose(answer["actions"], alone, atol=1e-5)
+
+
+def test_golden_cases_agree_in_batches() -> None:
+    policy = make_policy(*overrides("pi05_droid"))
+    policy.load()
+    golden = cases("pi05_droid")
+    answers = policy.infer_batch([{**c.observation, "noise": c.noise} for c in golden])
+    for case, answer in zip(golden, answers, strict=True):
+        assert isinstance(answer, dict)
+        np.testing.assert_allclose(answer["actions"], case.actions, atol=1e-3)
+
+
+def test_actions_that_are_not_finite_never_reach_a_robot() -> None:
+    policy = make_policy("env=aloha_sim", "model=tiny", "num_steps=1")
+    policy.load()
+    policy.runner.model.action_out_proj.bias[3] = float("nan")
+    with pytest.raises(PolicyFailed, match="not finite"):
+        policy.infer(SIM)
+
+
+def test_infer_before_load_says_so() -> None:
+    with pytest.raises(RuntimeError, match=r"load\(\)"):
+        make_policy("model=tiny").infer(SIM)
+
+
+def test_a_tokenizer_larger_than_the_vocabulary_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="1240 tokens, the model 1000"):
+        make_policy("model=tiny", "model.vocab_size=1000")
+
+
+def test_a_truncated_checkpoint_is_refused_before_torch(tmp_path: Path) -> None:
+    folder = copy_golden("pi0_aloha", tmp_path)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="not copied completely"):
+        make_policy(*overrides("pi0_aloha"), f"checkpoint='{folder}'")
+
+
+def test_a_tiny_model_can_have_a_checkpoint_of_its_own() -> None:
+    settings = [s for s in overrides("pi0_aloha") if not s.startswith(("model=", "tokenizer="))]
+    policy = make_policy(*settings, "model=tiny")
+    assert policy.metadata["untrained"] is False
+    assert policy.digest != make_policy(*overrides("pi0_aloha")).digest
+    policy.load()
+    case = cases("pi0_aloha")[0]
+    actions = policy.infer({**case.observation, "noise": case.noise})["actions"]
+    np.testing.assert_allclose(actions, case.actions, atol=1e-3)
+    assert (FOLDER / "pi0_aloha").is_dir()
