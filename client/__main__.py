@@ -32,7 +32,7 @@ def main() -> int:
             connect_timeout_s=options.timeout,
         ) as client:
             _report(client)
-    except errors.PolicyError as error:
+    except (errors.PolicyError, ValueError) as error:
         print(f"unreachable: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -186,7 +186,7 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
     expected = math.prod(shape) * dtype.itemsize
     if len(data) != expected:
         raise ProtocolError(
-            f"an array of shape {show(shape)} and dtype {name} has {expected} bytes: {len(data)} came"
+            f"an array of shape {show(shape)}, dtype {name} has {expected} bytes: {len(data)} came"
         )
     try:
         return np.ndarray(shape, dtype, data)

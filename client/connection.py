@@ -13,13 +13,15 @@ from typing import Sequence
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, PolicyError
+from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
+from client.keys import Key
 from client.wire import receive
 
 # A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
 HEARTBEAT_MS = 15_000
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 1_000
+_LOOK_MS = 100  # between looks at the monitor while there is no connection
 
 _LOST = {zmq.EVENT_DISCONNECTED}
 _HANDSHAKE_FAILED = {
@@ -37,14 +39,16 @@ class Connection:
     that is no address.
     """
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, key: Key | None = None) -> None:
         self.endpoint = endpoint
+        self._key = key
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._poller = zmq.Poller()
         self._reached = False  # something accepted the TCP connection
         self._refused = False  # and then failed the ZeroMQ handshake
+        self._forbidden = False  # because the broker doesn't take our key
         self._open()
 
     def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
@@ -61,9 +65,9 @@ class Connection:
                 socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
                 return True
             except zmq.Again:
-                socket.poll(_milliseconds_to(until), zmq.POLLOUT)
-            if time.monotonic() >= until:
-                self._read_monitor()
+                socket.poll(min(_LOOK_MS, _milliseconds_to(until)), zmq.POLLOUT)
+            self._read_monitor()
+            if self._forbidden or time.monotonic() >= until:
                 return False
 
     def receive(self, until: float) -> list[zmq.Frame] | None:
@@ -89,10 +93,20 @@ class Connection:
 
     def failure(self) -> PolicyError:
         """Why there is no connection, as far as the monitor could tell."""
+        if self._forbidden and self._key is not None:
+            return Forbidden(
+                f"the broker at {self.endpoint} refuses the key {self._key.name!r}: it is unknown "
+                "there, was revoked, or is no robot's"
+            )
         if self._refused:
             return ConnectionRefusedByPeer(
                 f"{self.endpoint} answers, but not as a broker for us: is it another service's "
-                "port, or does the broker ask for keys?"
+                "port, "
+                + (
+                    "has it other keys, or none?"
+                    if self._key
+                    else "or does the broker ask for a key? (key=FILE)"
+                )
             )
         if self._reached:
             return ConnectionRefusedByPeer(
@@ -113,7 +127,9 @@ class Connection:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
-        self._reached = self._refused = False
+        if self._key is not None:
+            self._key.secure(socket)
+        self._reached = self._refused = self._forbidden = False
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
         self._poller.register(socket, zmq.POLLIN)
@@ -136,6 +152,7 @@ class Connection:
             lost = lost or event in _LOST
             self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
             self._refused = self._refused or event in _HANDSHAKE_FAILED
+            self._forbidden = self._forbidden or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
         return lost
 
 

@@ -14,6 +14,7 @@
      |    +-- MessageTooLarge      larger than the broker allows
      |    +-- UnknownPolicy        no worker has served that name
      |    +-- AmbiguousPolicy      several policies are served and none was named
+     |    +-- Forbidden            this key may not do that, or is not known
      |
      +-- Unavailable               the request was fine: another moment may do
      |    +-- NoWorker             no worker serves that policy now
@@ -35,7 +36,6 @@ from __future__ import annotations
 
 import re
 from typing import Any, Iterator
-
 
 _LONGEST_MESSAGE = 1500  # bytes; the header that carries it may have 4096
 
@@ -93,6 +93,10 @@ class UnknownPolicy(BadRequest):
 
 class AmbiguousPolicy(BadRequest):
     """Several policies are served, and the request names none."""
+
+
+class Forbidden(BadRequest):
+    """The broker doesn't know this key, or the key may not do what was asked with it."""
 
 
 class Unavailable(PolicyError):

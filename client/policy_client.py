@@ -17,6 +17,7 @@ import zmq
 from client import errors
 from client.body import decode_body, encode_body
 from client.connection import Connection
+from client.keys import read_key
 from client.wire import (
     LONGEST_MS,
     MAX_NAME,
@@ -61,6 +62,7 @@ class ZmqPolicyClient:
         session: str | None = None,
         priority: int = 1,
         copy: bool = False,
+        key: str | os.PathLike[str] | None = None,
     ) -> None:
         """Connect, waiting for the broker to come up.
 
@@ -75,17 +77,22 @@ class ZmqPolicyClient:
             priority: class of this robot's requests, 0 first, 9 last.
             copy: copy the arrays of an observation before sending. Needed only where a camera
                 may write into them before `infer` returns.
+            key: this robot's key file, where the broker asks for keys. It also holds what the
+                broker is known by, so nobody else can pose as it.
 
         Raises:
+            Forbidden: the broker doesn't take this key.
             BrokerUnreachable: nobody answered within `connect_timeout_s`.
             ConnectionRefusedByPeer: something else than a broker answered.
-            ValueError: an argument is out of its range.
+            ValueError: an argument is out of its range, or no key file.
         """
         for name, given in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
             if not 0 < given <= LONGEST_S:
                 raise ValueError(f"{name} is {given}: seconds from more than 0 to a day")
         if not 0 <= priority <= 9:
             raise ValueError(f"priority is {priority}: 0 (first) to 9 are the classes")
+        if not 0 < port < 65536:
+            raise ValueError(f"port is {port}: 1 to 65535")
         if "://" not in host:
             host = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self._timeout_s = timeout_s
@@ -105,7 +112,7 @@ class ZmqPolicyClient:
         }
         if policy is not None:
             self._fields["policy"] = policy
-        self._connection = Connection(host)
+        self._connection = Connection(host, None if key is None else read_key(key))
         try:
             self.server_info = self._greet(connect_timeout_s)
         except BaseException:
@@ -182,6 +189,16 @@ class ZmqPolicyClient:
         """
         until = time.monotonic() + (timeout_s or self._timeout_s)
         _, frames = self._exchange("ping", [], until)
+        return decode_body(frames)
+
+    def status(self) -> dict[str, Any]:
+        """Ask the broker for its workers, robots, queues, latencies and counters.
+
+        Raises:
+            errors.Forbidden: the broker asks for keys, and this one is no operator's.
+            errors.PolicyError: see `client.errors`.
+        """
+        _, frames = self._exchange("status", [], time.monotonic() + self._timeout_s)
         return decode_body(frames)
 
     def close(self) -> None:

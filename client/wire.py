@@ -27,7 +27,7 @@ MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
 
-FROM_CLIENT = frozenset({"infer", "reset", "metadata", "ping"})
+FROM_CLIENT = frozenset({"infer", "reset", "metadata", "ping", "status"})
 TO_CLIENT = frozenset({"result", "error", "pong"})
 FROM_WORKER = frozenset({"hello", "ready", "heartbeat", "result", "failure", "goodbye"})
 TO_WORKER = frozenset({"welcome", "infer", "heartbeat", "who", "error"})
@@ -45,6 +45,10 @@ class RequestId(NamedTuple):
 
     client: bytes
     sequence: int
+
+    def __str__(self) -> str:
+        """As logs of every process show it."""
+        return f"{self.client.hex()[:8]}/{self.sequence}"
 
 
 def encode_header(header: Header) -> bytes:

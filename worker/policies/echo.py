@@ -16,7 +16,7 @@ def fingerprint(observation: dict[str, Any]) -> int:
         if isinstance(value, dict):
             checksum = zlib.crc32(fingerprint(value).to_bytes(4, "little"), checksum)
         elif isinstance(value, np.ndarray):
-            checksum = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8), checksum)
+            checksum = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, checksum)
         else:
             checksum = zlib.crc32(repr(value).encode(), checksum)
     return checksum

@@ -1,0 +1,89 @@
+"""Invariants that are seen by looking into the core: its bounds, and that its parts agree."""
+
+from __future__ import annotations
+
+from broker.core import Core
+from broker.states import RequestState, WorkerState
+from broker.workers import Pool
+from tests.simulation.violation import Violation
+
+_SLACK = 65  # of an agenda's heap
+_MOST_COUNTERS = 64
+
+
+def check_bounds(core: Core, now: float) -> None:
+    """Check after an event.
+
+    Raises:
+        Violation: 3 where a worker has too much, 5 where work waits beside a free slot or time
+            could never go on, 4 for all else.
+    """
+    _check_requests(core)
+    _check_workers(core)
+    if not core.wake_at() > now:
+        raise Violation(5, f"the core wants to be woken at {core.wake_at()}, and now is {now}")
+
+
+def check_empty(core: Core) -> None:
+    """Check that nothing is left when everything was answered.
+
+    Raises:
+        Violation: 4, with what is left.
+    """
+    left = {
+        "requests": len(core._requests),
+        "bytes": core._bytes,
+        "sessions": len(core._waiting.sessions),
+        "queues": len(core._waiting.queues),
+        "deadlines": len(core._deadlines),
+        "leases": len(core._fleet._leases),
+        "in hand": sum(len(worker.in_hand) for worker in core._fleet.pool.by_id.values()),
+    }
+    if any(left.values()):
+        raise Violation(4, f"left behind: {left}")
+
+
+def _check_requests(core: Core) -> None:
+    limits, waiting, requests = core.config.limits, core._waiting, core._requests
+    size = waits = 0
+    for request in requests.values():
+        size += request.size
+        if request.state is RequestState.WAITING:
+            waits += 1
+            if waiting.sessions.get(request.session) is not request:
+                raise Violation(4, f"{request.id} waits nowhere")
+        elif request.state is not RequestState.LEASED or not request.holders:
+            raise Violation(4, f"{request.id} is {request.state} with {request.holders} holders")
+    if not (size == core._bytes <= limits.max_total_bytes):
+        raise Violation(4, f"{size} bytes in hand, {core._bytes} counted")
+    if len(requests) > limits.max_requests:
+        raise Violation(4, f"{len(requests)} requests in hand")
+    if not (waits == len(waiting.sessions) == sum(map(len, waiting.queues.values()))):
+        raise Violation(4, f"{waits} requests wait, {len(waiting.sessions)} sessions")
+    if len(core._deadlines) != len(requests):
+        raise Violation(4, f"{len(core._deadlines)} deadlines for {len(requests)} requests")
+    for agenda in (core._deadlines, core._fleet._leases):
+        if len(agenda._heap) > 2 * len(agenda) + _SLACK:
+            raise Violation(4, f"{len(agenda._heap)} entries for {len(agenda)} items")
+    if len(core.counters) > _MOST_COUNTERS:
+        raise Violation(4, f"{len(core.counters)} counters")
+
+
+def _check_workers(core: Core) -> None:
+    pool: Pool = core._fleet.pool
+    in_hand, free = 0, set()
+    for worker in pool.by_id.values():
+        in_hand += len(worker.in_hand)
+        if len(worker.in_hand) > worker.slots:
+            raise Violation(3, f"{len(worker.in_hand)} leases for {worker.slots} slots")
+        if worker.state is WorkerState.READY and len(worker.in_hand) < worker.slots:
+            free.add(worker.policy)
+    if len(core._fleet._leases) > in_hand:
+        raise Violation(4, f"{len(core._fleet._leases)} lease ends for {in_hand} leases")
+    if len(pool.by_id) > core.config.limits.max_workers:
+        raise Violation(4, f"{len(pool.by_id)} workers")
+    if len(pool.by_id) != sum(map(len, pool.by_policy.values())):
+        raise Violation(4, "the pool's two maps differ")
+    for policy in core._waiting.queues:
+        if policy in free:
+            raise Violation(5, f"a request for {policy} waits beside a free slot")

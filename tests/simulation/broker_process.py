@@ -1,0 +1,229 @@
+"""The shell's double: carries events into the real core and its commands out to simulated peers."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from broker.config import BrokerConfig
+from broker.core import Core
+from broker.events import (
+    Command,
+    ConnectionLost,
+    Event,
+    RobotMessage,
+    Stop,
+    Tick,
+    ToRobot,
+    ToWorker,
+    WorkerMessage,
+    WorkerUnreachable,
+)
+from client import errors
+from client.wire import FROM_CLIENT, FROM_WORKER, decode_header, encode_header
+from tests.simulation.bounds import check_bounds
+from tests.simulation.clock import Clock
+from tests.simulation.ledger import Ledger
+from tests.simulation.network import Connection, Message
+from tests.simulation.violation import Violation
+
+_POLL_LATE_S = 0.0005  # the shell's poll rounds up
+_REMEMBERED = 30  # events shown when something goes wrong
+
+
+class BrokerProcess:
+    """One broker: `core` is None while it is down. Everything it does is checked at once."""
+
+    def __init__(self, clock: Clock, config: BrokerConfig, ledger: Ledger) -> None:
+        self.core: Core | None = None
+        self.handled = 0  # events of all cores so far
+        self.recent: deque[tuple[float, Event, list[Command]]] = deque(maxlen=_REMEMBERED)
+        self._clock, self._config, self._ledger = clock, config, ledger
+        self._offset = 0.0  # of the core's clock
+        self._epoch = 1000
+        self._routing_ids = 0
+        self._routes: dict[str, dict[bytes, Connection]] = {"robots": {}, "workers": {}}
+        self._paused: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+        self._asleep = False  # the core's clock jumped since it was last called
+        self._wake = float("inf")
+        self._stop_at = float("inf")
+        self.start()
+
+    # The process.
+
+    @property
+    def listening(self) -> bool:
+        """Would a handshake succeed?"""
+        return self.core is not None and self._paused is None
+
+    @property
+    def core_now(self) -> float:
+        """The core's clock, which may have jumped."""
+        return self._clock.now + self._offset
+
+    def start(self) -> None:
+        """Come up with an empty core of a new epoch."""
+        if self.core is None:
+            self._epoch += 1
+            self.core = Core(self._config, self._epoch, self.core_now)
+            self._ledger.begin(self.core)
+            self._tell(Tick())
+
+    def kill(self) -> None:
+        """End at once; all connections with it."""
+        if self.core is None:
+            return
+        self.core, self._paused = None, None
+        self._wake = self._stop_at = float("inf")
+        self._ledger.begin(None)
+        for routes in self._routes.values():
+            connections = list(routes.values())
+            routes.clear()
+            for connection in connections:
+                connection.close(at_broker=True)
+
+    def stop(self) -> None:
+        """As on SIGTERM: take nothing new, give what is with workers a moment, end."""
+        if self.core is not None and self._paused is None:
+            self._stop_at = self._clock.now + self._config.timers.drain_ms / 1e3
+            self._clock.at(self._stop_at, self._end_if_stopped)
+            self._ledger.is_stopping = True
+            self._tell(Stop())
+
+    def pause(self) -> None:
+        """As on SIGSTOP."""
+        if self.core is not None and self._paused is None:
+            self._paused = []
+
+    def resume(self) -> None:
+        """As on SIGCONT: all that came meanwhile is taken in now."""
+        if self._paused is not None:
+            self._asleep = True
+            missed, self._paused = self._paused, None
+            for action, arguments in missed:
+                action(*arguments)
+            self._tell(Tick())
+
+    def jump(self, seconds: float) -> None:
+        """The core's clock moves on while nobody else's does."""
+        self._offset += seconds
+        self._asleep = True
+
+    # The network.
+
+    def accept(self, connection: Connection) -> None:
+        """A peer connected; a ROUTER ignores one whose routing id is in use."""
+        identity = connection.socket.identity
+        if not identity:
+            self._routing_ids += 1
+            identity = b"\0" + self._routing_ids.to_bytes(4, "big")
+        routes = self._routes[connection.socket.port]
+        connection.routing_id = identity
+        connection.deaf = identity in routes
+        if not connection.deaf:
+            routes[identity] = connection
+
+    def take(self, connection: Connection, message: Message) -> None:
+        """A peer sent this."""
+        if self._paused is not None:
+            self._paused.append((self.take, (connection, message)))
+        elif self.core is not None and not connection.deaf:
+            if connection.socket.port == "robots":
+                self._take_from_robot(connection, message)
+            else:
+                self._take_from_worker(connection, message)
+
+    def lost(self, connection: Connection, hint: str) -> None:
+        """A connection is closed; the monitor says of which workers, rightly or wrongly."""
+        if self._paused is not None:
+            self._paused.append((self.lost, (connection, hint)))
+            return
+        routes = self._routes[connection.socket.port]
+        if routes.get(connection.routing_id) is connection:
+            del routes[connection.routing_id]
+        if connection.socket.port == "workers":
+            self._tell(ConnectionLost(self._suspects(connection, hint)))
+
+    def reaches(self, identity: bytes) -> bool:
+        """Is there a worker of this routing id?"""
+        return identity in self._routes["workers"]
+
+    def _suspects(self, connection: Connection, hint: str) -> tuple[bytes, ...]:
+        others = tuple(sorted(self._routes["workers"]))
+        return {"right": (connection.routing_id,), "wrong": others[:1], "none": ()}[hint]
+
+    def _take_from_robot(self, connection: Connection, message: Message) -> None:
+        sender, tag = connection.routing_id, message[0]
+        header = decode_header(message[2], FROM_CLIENT)
+        self._ledger.arrived(tag, sender)
+        self._tell(RobotMessage(sender, [sender, tag, b""], header, message[3:]))
+
+    def _take_from_worker(self, connection: Connection, message: Message) -> None:
+        try:
+            header = decode_header(message[0], FROM_WORKER)
+        except errors.PolicyError:
+            return  # the shell answers this without the core
+        self._tell(WorkerMessage(connection.routing_id, header, message[1:]))
+
+    # The core.
+
+    def _tell(self, event: Event) -> None:
+        """Tell the core, check and carry out what it asks for, until nothing follows from it."""
+        if self.core is None:
+            return
+        pending = [event]
+        for each in pending:
+            now = self.core_now
+            try:
+                commands = self.core.handle(each, now)
+            except Exception as error:
+                raise Violation(1, f"{each} made the core raise {error!r}") from error
+            self.handled += 1
+            self.recent.append((now, each, commands))
+            self._ledger.check(each, commands, now, self._asleep)
+            self._asleep = False
+            check_bounds(self.core, now)
+            for command in commands:
+                consequence = self._carry_out(command)
+                if consequence is not None:
+                    pending.append(consequence)
+        self._plan_wake()
+        self._end_if_stopped()
+
+    def _carry_out(self, command: Command) -> Event | None:
+        if isinstance(command, ToRobot):
+            connection = self._routes["robots"].get(bytes(command.envelope[0]))
+            if connection is not None:
+                frames = [*command.envelope[1:], encode_header(command.header), *command.payload]
+                connection.send(False, [bytes(frame) for frame in frames])
+        elif isinstance(command, ToWorker):
+            connection = self._routes["workers"].get(command.worker)
+            if connection is None or self._clock.now < connection.refuses_until:
+                return WorkerUnreachable(command.worker)
+            frames = [encode_header(command.header), *command.payload]
+            note = None
+            if command.header["kind"] == "infer" and self.core is not None:
+                note = self.core._fleet.pool.by_id[command.worker]
+            connection.send(False, [bytes(frame) for frame in frames], note)
+        return None
+
+    def _plan_wake(self) -> None:
+        if self.core is None:
+            return
+        wake = self.core.wake_at() - self._offset + _POLL_LATE_S
+        if wake < self._wake:
+            self._wake = wake
+            self._clock.at(wake, self._tick, wake)
+
+    def _tick(self, planned: float) -> None:
+        if planned != self._wake:
+            return
+        self._wake = float("inf")
+        if self._paused is None:
+            self._tell(Tick())
+
+    def _end_if_stopped(self) -> None:
+        if self._stop_at < float("inf") and self.core is not None:
+            if not self.core.in_hand or self._clock.now >= self._stop_at:
+                self.kill()
