@@ -11,22 +11,29 @@ import zmq
 from broker.config import BrokerConfig
 from broker.shell import Shell
 from conf.compose import command_line
+from conf.logs import set_up
 
 logger = logging.getLogger("broker")
 
-CANNOT_BIND = 3
+MISCONFIGURED, CANNOT_BIND = 2, 3
+_ABOUT = f"""{__doc__}
+
+usage: python -m broker [KEY=VALUE ...]
+
+SIGTERM drains: robots are told to go elsewhere, and what workers have in hand is answered for up
+to timers.drain_ms. SIGHUP reads the keys again. Exit codes: 0 stopped, 1 a bug, 2 configuration,
+3 cannot bind."""
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM; exit codes: 0 stopped, 2 configuration, 3 cannot bind."""
-    config = command_line(
-        "broker", BrokerConfig, f"{__doc__}\n\nusage: python -m broker [KEY=VALUE ...]"
-    )
-    logging.basicConfig(
-        level=config.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    """Run until SIGINT or SIGTERM; returns the exit code."""
+    config = command_line("broker", BrokerConfig, _ABOUT)
+    set_up(config.log_level, config.log_format)
     try:
         shell = Shell(config)
+    except ValueError as error:
+        logger.error("%s", error)
+        return MISCONFIGURED
     except zmq.ZMQError as error:
         logger.error(
             "cannot bind %s and %s: %s. Is another broker running there? "
@@ -38,6 +45,9 @@ def main() -> int:
         return CANNOT_BIND
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: shell.stop())
+    signal.signal(signal.SIGHUP, lambda *_: shell.reload())
+    if config.insecure:
+        logger.warning("insecure=true: whoever reaches these ports may drive robots' policies")
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
     shell.run()
     logger.info("stopped")

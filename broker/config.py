@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass, field
 
 from client.wire import LONGEST_MS
@@ -14,6 +15,8 @@ class Limits:
     max_bytes: int = 16_000_000
     max_requests: int = 10_000
     max_total_bytes: int = 1_000_000_000
+    max_requests_per_robot: int = 64
+    max_bytes_per_robot: int = 128_000_000
     max_workers: int = 1_000
     default_deadline_s: float = 10.0
 
@@ -34,7 +37,10 @@ class BrokerConfig:
 
     frontend: str = "tcp://127.0.0.1:8000"
     backend: str = "tcp://127.0.0.1:8001"
+    keys: str | None = None
+    insecure: bool = False
     log_level: str = "info"
+    log_format: str = "text"
     limits: Limits = field(default_factory=Limits)
     timers: Timers = field(default_factory=Timers)
 
@@ -54,7 +60,30 @@ class BrokerConfig:
             endpoint = getattr(self, key)
             if not endpoint.startswith(("tcp://", "ipc://")):
                 raise ValueError(f"{key} is {endpoint!r}: tcp://ADDRESS:PORT or ipc://PATH")
+            if not (self.keys or self.insecure or _stays_here(endpoint)):
+                raise ValueError(
+                    f"{key}={endpoint} is open to other machines, and without keys to everyone: "
+                    "make keys (python -m scripts.keys make NAME --role robot) and say "
+                    "keys=FOLDER, or say insecure=true in a network that you trust"
+                )
         if self.frontend == self.backend:
             raise ValueError("frontend and backend are the same: robots and workers need two ports")
+        if self.keys and self.insecure:
+            raise ValueError("keys=... and insecure=true contradict each other: choose one")
+        if self.log_format not in ("text", "json"):
+            raise ValueError(f"log_format is {self.log_format!r}: text or json")
+        if self.limits.max_bytes_per_robot < self.limits.max_bytes:
+            raise ValueError("limits.max_bytes_per_robot must be at least limits.max_bytes")
         if self.timers.suspect_ms < 2 * self.timers.heartbeat_ms:
             raise ValueError("timers.suspect_ms must be at least twice timers.heartbeat_ms")
+
+
+def _stays_here(endpoint: str) -> bool:
+    """Can only this machine reach it? A name or interface that we don't know counts as no."""
+    address = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
+    if endpoint.startswith("ipc://") or address in ("localhost", "lo"):
+        return True
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

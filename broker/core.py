@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from broker import events
+from broker.accounts import Accounts
 from broker.agenda import Agenda
 from broker.config import BrokerConfig
 from broker.dispatch import predicted_wait_s
@@ -23,12 +24,14 @@ from broker.events import Command, Event, Log, Payload, RobotMessage, ToRobot
 from broker.fleet import Fleet
 from broker.requests import Request, WaitingRoom
 from broker.states import RequestState, WorkerState
+from broker.status import Notebook, report
 from client import errors
 from client.body import encode_body
 from client.version import __version__
 from client.wire import VERSION, Header, RequestId
 
 LEARNING_S = 2.0  # after a start, workers need this long to say what they serve
+_EXPECTED = (errors.Superseded, errors.Cancelled, errors.Draining)  # what robots may cause daily
 _RETRY_MS = 1000.0  # where nothing better is known
 
 
@@ -43,7 +46,8 @@ class Core:
         self.counters: Counter[str] = Counter()
         self._commands: list[Command] = []
         self._requests: dict[RequestId, Request] = {}
-        self._bytes = 0
+        self._accounts = Accounts(config.limits)
+        self.notebook = Notebook(now)
         self._waiting = WaitingRoom()
         self._deadlines: Agenda[Request] = Agenda()
         self._fleet = Fleet(self, epoch, now)
@@ -55,6 +59,7 @@ class Core:
             "reset": self._reset,
             "metadata": self._metadata,
             "ping": self._ping,
+            "status": self._status,
         }
 
     def handle(self, event: Event, now: float) -> list[Command]:
@@ -66,7 +71,7 @@ class Core:
         elif isinstance(event, events.WorkerUnreachable):
             self._fleet.lose(event.worker, "its connection is gone", now)
         elif isinstance(event, events.ConnectionLost):
-            self._fleet.question(event.workers)
+            self._fleet.question(event.workers, now)
         elif isinstance(event, events.Stop):
             self._stop(now)
         self._fleet.check(now)
@@ -94,9 +99,9 @@ class Core:
         """Have something done."""
         self._commands.append(command)
 
-    def log(self, level: int, text: str) -> None:
-        """Have something written to the log."""
-        self._commands.append(Log(level, text))
+    def log(self, level: int, text: str, **about: str) -> None:
+        """Have something written to the log, with what it is about."""
+        self._commands.append(Log(level, text, about))
 
     def requeue(self, request: Request, now: float) -> None:
         """A lease came to nothing: let the request wait for another worker."""
@@ -116,6 +121,10 @@ class Core:
     def fail(self, request: Request, error: errors.PolicyError, cause: str = "fail") -> None:
         """Give a request an error as its final answer."""
         self._settle(request, cause)
+        level = logging.DEBUG if isinstance(error, _EXPECTED) else logging.WARNING
+        robot = request.header.get("robot", "")
+        text = f"a request got no result: {type(error).__name__}: {error}"
+        self.log(level, text, request=str(request.id), robot=robot)
         self._refuse(request.envelope, request.header, error)
 
     def learned(self, policy: str) -> None:
@@ -134,8 +143,12 @@ class Core:
         header = message.header
         known = self._requests.get(header["id"]) if "id" in header else None
         if known is not None:
-            known.envelope = message.envelope
             self.counters["joined"] += 1
+            # Of two askings the newer has less time left: an older one that comes late is not it.
+            left_ms = header.get("deadline_ms", 0.0)
+            if left_ms <= known.header.get("deadline_ms", 0.0):
+                known.header["deadline_ms"] = left_ms
+                known.envelope = message.envelope
             return
         try:
             request = self._accept(message, now)
@@ -150,7 +163,8 @@ class Core:
             self._supersede(displaced)
         self.counters["accepted"] += 1
         self._requests[request.id] = request
-        self._bytes += request.size
+        self._accounts.take(request.robot, request.size)
+        self.notebook.saw(request.id.client, message, now)
         self._deadlines.add(request.deadline, request)
 
     def _accept(self, message: RobotMessage, now: float) -> Request:
@@ -166,28 +180,25 @@ class Core:
             raise errors.Draining("this broker is stopping: ask another one")
         policy = self._resolve(header.get("policy"), now)
         left_s = header.get("deadline_ms", limits.default_deadline_s * 1e3) / 1e3
-        self._admit(policy, size, left_s)
+        robot = message.peer or message.sender
+        self._admit(policy, self._accounts.why_not(robot, size), left_s)
         identity = header.get("id")
         if identity is None:
             self._anonymous += 1
             identity = RequestId(message.sender, self._anonymous)
+        until = now + left_s
         return Request(
-            identity, message.envelope, header, message.payload, size, policy, now, now + left_s
+            identity, message.envelope, header, message.payload, size, policy, now, until, robot
         )
 
-    def _admit(self, policy: str | None, size: int, left_s: float) -> None:
-        limits = self.config.limits
+    def _admit(self, policy: str | None, reason: str, left_s: float) -> None:
         ahead = self._waiting.waiting_for(policy)
         wait_s = predicted_wait_s(ahead, self._fleet.pool.serving(policy)) if ahead else 0.0
-        if len(self._requests) >= limits.max_requests:
-            reason = f"{len(self._requests)} requests are in hand (limits.max_requests)"
-        elif self._bytes + size > limits.max_total_bytes:
-            reason = f"{self._bytes} bytes are in hand (limits.max_total_bytes)"
-        elif left_s <= 0.0:
+        if left_s <= 0.0:
             raise errors.DeadlineExceeded("the deadline had passed when the request came")
-        elif wait_s > left_s:
+        if not reason and wait_s > left_s:
             reason = f"{ahead} requests wait: its turn would come after its deadline"
-        else:
+        if not reason:
             return
         error = errors.Overloaded(f"{reason}; try again later or start more workers")
         error.retry_after_s = wait_s or _RETRY_MS / 1e3
@@ -241,6 +252,11 @@ class Core:
         }
         self._reply(message, "pong", info)
 
+    def _status(self, message: RobotMessage, now: float) -> None:
+        requests, pool = self._requests.values(), self._fleet.pool
+        content = report(self.notebook, pool, self._waiting, requests, self.counters, now)
+        self._reply(message, "pong", {"version": __version__, **content})
+
     def _reply(self, message: RobotMessage, kind: str, content: dict[str, Any]) -> None:
         payload = [bytes(frame) for frame in encode_body(content, buffers=False)]
         header = self._reply_header(message.header, kind)
@@ -266,7 +282,7 @@ class Core:
         self._waiting.remove(request)
         self._deadlines.discard(request)
         del self._requests[request.id]
-        self._bytes -= request.size
+        self._accounts.give_back(request.robot, request.size)
         request.payload = ()
 
     def _supersede(self, request: Request) -> None:
@@ -309,7 +325,8 @@ class Core:
         return errors.NoWorker(f"no live worker serves {name}: start one, or look at its log")
 
     def _stop(self, now: float) -> None:
-        self._stopping = True
-        for request in list(self._waiting.sessions.values()):
-            self.fail(request, errors.Draining("this broker is stopping: ask another one"))
+        is_last_call, self._stopping = self._stopping, True
+        for request in list(self._requests.values()):
+            if is_last_call or not request.holders:
+                self.fail(request, errors.Draining("this broker is stopping: ask another one"))
         self.log(logging.INFO, f"stopping: {self.in_hand} requests are still with workers")

@@ -5,8 +5,8 @@ Payloads (body and buffers) are opaque: the core counts their bytes and passes t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from client.wire import Frame, Header
 
@@ -21,6 +21,7 @@ class RobotMessage:
     envelope: Payload
     header: Header
     payload: Payload
+    peer: str = ""  # the name of the key that it came with; empty without keys
 
 
 @dataclass(slots=True)
@@ -53,7 +54,7 @@ class Tick:
 
 @dataclass(slots=True)
 class Stop:
-    """Take no new requests; tell those that wait."""
+    """Take no new requests and tell those that wait; the second time, tell all others too."""
 
 
 @dataclass(slots=True)
@@ -80,6 +81,7 @@ class Log:
 
     level: int
     text: str
+    about: Mapping[str, str] = field(default_factory=dict)  # request, worker, robot, by name
 
 
 Event = RobotMessage | WorkerMessage | ConnectionLost | WorkerUnreachable | Tick | Stop

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from broker.core import Core
 
 MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
+ASK_AGAIN_S = 0.01
 MAX_NAMES = 1000  # of policies ever served
 
 
@@ -33,6 +34,7 @@ class Fleet:
         self._timers = core.config.timers
         self._leases: Agenda[Lease] = Agenda()
         self._beat_at = now
+        self._beats = 0  # sent to each worker so far
         self._kinds: dict[str, Callable[[Worker, WorkerMessage, float], None]] = {
             "ready": self._ready,
             "heartbeat": self._heartbeat,
@@ -62,11 +64,16 @@ class Fleet:
         worker.heard_at = now
         self._kinds[header["kind"]](worker, message, now)
 
-    def question(self, workers: Sequence[bytes]) -> None:
-        """Ask workers whose connection may be lost: if it is, that cannot be delivered."""
+    def question(self, workers: Sequence[bytes], now: float) -> None:
+        """Ask workers whose connection may be lost: if it is, that cannot be delivered.
+
+        The monitor may speak before the socket itself has heard of the loss, and then this is
+        taken for delivered: so ask again soon, by a heartbeat before its time.
+        """
         for worker in workers:
             if worker in self.pool.by_id:
                 self._tell(worker, "who")
+                self._beat_at = min(self._beat_at, now + ASK_AGAIN_S)
 
     def lose(self, id: bytes, why: str, now: float) -> None:
         """A worker is gone: its requests move on."""
@@ -76,7 +83,10 @@ class Fleet:
         worker.move("lost")
         self.pool.remove(worker)
         level = logging.INFO if worker.policy and not worker.in_hand else logging.WARNING
-        self._core.log(level, f"worker {_name(worker)} is gone ({why})")
+        requests = ", ".join(str(request) for request, _ in worker.in_hand)
+        self._core.log(
+            level, f"worker {_name(worker)} is gone ({why})", **_about(worker), requests=requests
+        )
         self._core.counters["workers lost"] += 1
         for lease in list(worker.in_hand.values()):
             self._release(lease)
@@ -89,15 +99,16 @@ class Fleet:
         if now < self._beat_at:
             return
         self._beat_at = now + self._timers.heartbeat_ms / 1e3
+        self._beats += 1
         for worker in self.pool.by_id.values():
-            worker.beat += 1
-            self._tell(worker.id, "heartbeat", n=worker.beat)
+            self._tell(worker.id, "heartbeat", n=self._beats)
             silent_s = now - worker.heard_at
             if worker.state is WorkerState.READY and silent_s > self._timers.suspect_ms / 1e3:
                 worker.move("silent")
                 self._core.log(
                     logging.WARNING,
                     f"worker {_name(worker)} is suspect: nothing heard for {silent_s:.1f} s",
+                    **_about(worker),
                 )
 
     def dispatch(self, waiting: WaitingRoom, now: float) -> None:
@@ -111,12 +122,15 @@ class Fleet:
 
     def _hello(self, message: WorkerMessage, now: float) -> None:
         header = message.header
+        known = self.pool.by_id.get(message.worker)
         try:
-            known = self.pool.by_id.get(message.worker)
             worker = known or self._register(message, now)
+            self._identify(worker, message)
         except errors.PolicyError as error:
             self._tell(message.worker, "error", **errors.to_wire(error))
             self._core.log(logging.WARNING, f"refused a worker: {error}")
+            if known is not None:
+                self.lose(known.id, "it was refused", now)
             return
         worker.heard_at = now
         self._tell(
@@ -137,22 +151,35 @@ class Fleet:
             raise errors.WorkerRefused(f"{limit} workers are here already (limits.max_workers)")
         if policy not in self.pool.by_policy and len(self.pool.by_policy) >= MAX_NAMES:
             raise errors.WorkerRefused(f"{MAX_NAMES} names were served already: reuse one")
-        digest, horizon = header.get("digest", ""), header.get("horizon", 0)
-        for other in self.pool.serving(policy):
-            if (other.digest, other.horizon) != (digest, horizon):
-                raise errors.WorkerRefused(
-                    f"{policy!r} is already served with digest {other.digest[:12]} and horizon "
-                    f"{other.horizon}, this worker has {digest[:12]} and {horizon}: robots would "
-                    "get now one, now the other. Give it a name of its own with name=..."
-                )
+        worker = Worker(message.worker, policy, None, header.get("horizon", 0), payload, now)
+        self._check_alike(worker, header.get("digest"))
         first = policy not in self.pool.by_policy
-        worker = Worker(message.worker, policy, digest, horizon, payload, now)
         self.pool.add(worker)
         self.metadata[policy] = payload
         self._core.log(logging.INFO, f"worker {_name(worker)} said hello")
         if first:
             self._core.learned(policy)
         return worker
+
+    def _identify(self, worker: Worker, message: WorkerMessage) -> None:
+        """A worker that downloads its files knows its digest only when it has them."""
+        digest = message.header.get("digest")
+        if worker.digest is None and digest is not None:
+            self._check_alike(worker, digest)
+            worker.digest, worker.metadata = digest, message.payload
+            self.metadata[worker.policy] = message.payload
+
+    def _check_alike(self, worker: Worker, digest: str | None) -> None:
+        """Workers of one name must give the same answers, as far as it is known."""
+        for other in self.pool.serving(worker.policy):
+            differs = digest is not None and other.digest not in (None, digest)
+            if other is not worker and (differs or other.horizon != worker.horizon):
+                raise errors.WorkerRefused(
+                    f"{worker.policy!r} is already served with digest {_short(other.digest)} and"
+                    f" horizon {other.horizon}, this worker has {_short(digest)} and"
+                    f" {worker.horizon}: robots would get now one, now the other. Give it a name"
+                    " of its own with name=..."
+                )
 
     def _ready(self, worker: Worker, message: WorkerMessage, now: float) -> None:
         header = message.header
@@ -174,6 +201,8 @@ class Fleet:
             self._retry(lease.request, now)
         if header.get("state") == "draining":
             worker.move("drain")
+        elif header.get("state") == "ready" and worker.state is WorkerState.WARMING:
+            self._tell(worker.id, "who")  # its `ready` was lost with a connection
         self._clear(worker)
 
     def _result(self, worker: Worker, message: WorkerMessage, now: float) -> None:
@@ -183,6 +212,7 @@ class Fleet:
         request, timing = lease.request, message.header.get("timing", {})
         timing["queue_ms"] = lease.waited_s * 1e3
         timing["worker_ms"] = (now - lease.started_at) * 1e3
+        self._core.notebook.took(timing["queue_ms"], timing["worker_ms"], now)
         header: Header = {"v": VERSION, "kind": "result", "timing": timing}
         self._core.answer(request, header, message.payload)
 
@@ -205,9 +235,12 @@ class Fleet:
         request.attempt += 1
         request.holders += 1
         request.leased_at = worker.leased_at = now
+        attempt = request.attempt
+        while (request.id, attempt) in worker.in_hand:
+            attempt += 1  # it still computes for an earlier asking of the same id
         waited_s = now - request.queued_at
-        lease = Lease(request, worker, request.attempt, now, waited_s, worker.beat)
-        worker.in_hand[request.id, request.attempt] = lease
+        lease = Lease(request, worker, attempt, now, waited_s, self._beats)
+        worker.in_hand[request.id, attempt] = lease
         if request.attempt < MAX_ATTEMPTS:
             # The last attempt may run to the deadline: there is nowhere else to go.
             self._leases.add(now + lease_s(worker, self._timers.shortest_lease_ms / 1e3), lease)
@@ -217,7 +250,7 @@ class Fleet:
             "infer",
             payload=request.payload,
             id=request.id,
-            attempt=request.attempt,
+            attempt=attempt,
             deadline_ms=(request.deadline - now) * 1e3,
             buffers=given.get("buffers", False),
             session=given.get("session", ""),
@@ -249,6 +282,8 @@ class Fleet:
             logging.WARNING,
             f"worker {_name(worker)} is suspect: a request is overdue after "
             f"{(now - lease.started_at) * 1e3:.0f} ms",
+            **_about(worker),
+            request=str(lease.request.id),
         )
         self._core.counters["leases overrun"] += 1
         self._core.requeue(lease.request, now)
@@ -288,3 +323,11 @@ class Fleet:
 
 def _name(worker: Worker) -> str:
     return f"{worker.policy}/{worker.id.hex()[:8]}"
+
+
+def _about(worker: Worker) -> dict[str, str]:
+    return {"policy": worker.policy, "worker": worker.id.hex()[:8]}
+
+
+def _short(digest: str | None) -> str:
+    return "still unknown" if digest is None else digest[:12]

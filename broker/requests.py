@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 
 from broker.agenda import Agenda
@@ -23,21 +23,18 @@ class Request:
     policy: str | None  # None: whatever single policy is served
     queued_at: float  # when it last began to wait
     deadline: float
+    robot: Hashable = b""  # whose account it is on
+    session: tuple[bytes, str] = field(init=False)  # of each, at most one request waits
+    priority: int = field(init=False)  # 0 first
     state: RequestState = RequestState.WAITING
     attempt: int = 0  # leases so far
     holders: int = 0  # of them, those still in some worker's hands
     leased_at: float = 0.0
 
-    @property
-    def session(self) -> tuple[bytes, str]:
-        """Of one session's requests, at most one waits."""
-        return self.id.client, self.header.get("session", "")
-
-    @property
-    def priority(self) -> int:
-        """0 first."""
-        priority: int = self.header.get("priority", 1)
-        return priority
+    def __post_init__(self) -> None:
+        """Take from the header what scheduling asks for again and again."""
+        self.session = self.id.client, self.header.get("session", "")
+        self.priority = self.header.get("priority", 1)
 
     @property
     def is_final(self) -> bool:

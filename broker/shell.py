@@ -10,14 +10,14 @@ import logging
 import secrets
 import select
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 from broker.config import BrokerConfig
 from broker.core import Core
+from broker.doors import Monitor, Socket, Zap, open_backend, open_frontend
 from broker.events import (
     Command,
     ConnectionLost,
@@ -31,6 +31,7 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from broker.security import BACKEND, FRONTEND, Guard, read_keys
 from client import errors
 from client.wire import (
     FROM_CLIENT,
@@ -39,9 +40,11 @@ from client.wire import (
     MAX_HEADER,
     VERSION,
     Frame,
+    Header,
     decode_header,
     encode_header,
     receive,
+    send,
     split_envelope,
 )
 
@@ -49,39 +52,42 @@ logger = logging.getLogger("broker")
 
 _BATCH = 32  # messages taken from one socket before the other gets its turn
 _MAX_ENVELOPE = 8  # routing frames before the empty one
-_BACKLOG = 1024
-
-Socket = zmq.Socket[bytes]
 
 
 class Shell:
     """Binds both ports and runs the core over them until stopped."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Bind.
+        """Read the keys, if there are any, and bind.
 
         Raises:
+            ValueError: the keys cannot be read.
             zmq.ZMQError: an address that cannot be bound.
         """
         self._config = config
+        keys = None if config.keys is None else read_keys(Path(config.keys))
+        self._core = Core(config, secrets.randbits(62), time.monotonic())
+        self.counters = self._core.counters
+        self._guard = None if keys is None else Guard(keys)
         self._context: zmq.Context[Socket] = zmq.Context()
-        self.counters: Counter[str] = Counter()
+        self._serve: dict[Socket, Callable[[], object]] = {}
         try:
-            # A peer that floods fills its own TCP buffers, not our memory.
-            self._frontend = self._bind(config.frontend, 15_000, 60_000, backlog=2)
-            self._backend = self._bind(config.backend, 1_000, 3_000, backlog=1000)
+            if self._guard is not None:
+                zap = Zap(self._context, self._guard, self.counters)
+                self._serve[zap.socket] = zap.serve
+            self._frontend = open_frontend(self._context, config, keys)
+            self._backend = open_backend(self._context, config, keys)
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
-        self._monitor: Socket = self._backend.get_monitor_socket(zmq.EVENT_DISCONNECTED)
-        self._core = Core(config, secrets.randbits(62), time.monotonic())
+        self._robots = Monitor(self._frontend, FRONTEND, self.counters)
+        self._workers = Monitor(self._backend, BACKEND, self.counters)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
-        self._stopping = False
-        self._serve = {
-            self._frontend: self._serve_frontend,
-            self._backend: self._serve_backend,
-            self._monitor: self._serve_monitor,
-        }
+        self._stopping = self._reloading = False
+        self._serve[self._frontend] = self._serve_frontend
+        self._serve[self._backend] = self._serve_backend
+        self._serve[self._robots.socket] = self._robots.take
+        self._serve[self._workers.socket] = self._serve_workers_monitor
         # Sockets that may hold a message. Their descriptors are edge-triggered and sending may
         # consume an edge, so one that was sent on is looked at before the next wait.
         self._to_read = set(self._serve)
@@ -94,14 +100,18 @@ class Shell:
         """Serve until `stop`; then until what workers have in hand is answered."""
         told, until = False, float("inf")
         while True:
-            while self._to_read:
-                socket = self._to_read.pop()
+            # One round, not until nothing is left: a peer that never stops must not keep us here.
+            readable, self._to_read = self._to_read, set()
+            for socket in readable:
                 self._serve[socket]()
             now = time.monotonic()
+            if self._reloading:
+                self._read_keys_again()
             if self._stopping and not told:
                 told, until = True, now + self._config.timers.drain_ms / 1e3
                 self._do(Stop(), now)
             if told and (now >= until or not self._core.in_hand):
+                self._do(Stop(), now)
                 break
             wake_at = min(self._core.wake_at(), until)
             if wake_at <= now:
@@ -113,6 +123,23 @@ class Shell:
     def stop(self) -> None:
         """Have `run` finish; may be called from a signal handler."""
         self._stopping = True
+
+    def reload(self) -> None:
+        """Have `run` read the keys again; may be called from a signal handler."""
+        self._reloading = True
+
+    def _read_keys_again(self) -> None:
+        self._reloading = False
+        if self._guard is None or self._config.keys is None:
+            logger.warning("there are no keys to read again: start with keys=FOLDER")
+            return
+        try:
+            keys = read_keys(Path(self._config.keys))
+        except ValueError as error:
+            logger.error("the old keys stay, the new ones cannot be read: %s", error)
+            return
+        self._guard.reload(keys)
+        logger.info("read the keys again: %d peers may come in", len(keys.peers))
 
     def _wait(self, milliseconds: float) -> None:
         for descriptor, _ in self._poller.poll(milliseconds):
@@ -128,13 +155,17 @@ class Shell:
             except errors.ProtocolError:
                 self.counters["garbage without an envelope"] += 1
                 continue  # nobody to answer: the sender is no REQ, and may be anything
+            header: Header = {}
+            sender, peer = envelope[0].bytes, ""
             try:
                 _check_frames(envelope, message)
                 header = decode_header(message[0], FROM_CLIENT)
+                if self._guard is not None:
+                    peer = self._guard.admit_robot(_key_of(envelope[0]), sender, header).name
             except errors.PolicyError as error:
-                self._refuse(self._frontend, envelope, error)
+                self._refuse(self._frontend, envelope, error, header)
                 continue
-            event = RobotMessage(envelope[0].bytes, envelope, header, message[1:])
+            event = RobotMessage(sender, envelope, header, message[1:], peer)
             self._do(event, time.monotonic())
         self._to_read.add(self._frontend)
 
@@ -154,18 +185,21 @@ class Shell:
             try:
                 _check_frames(frames[:1], frames[1:])
                 header = decode_header(frames[1], FROM_WORKER)
+                if self._guard is not None:
+                    self._guard.admit_worker(_key_of(frames[0]), worker, header)
             except errors.PolicyError as error:
                 self._refuse(self._backend, frames[:1], error)
+                if isinstance(error, errors.Forbidden):
+                    self._do(WorkerUnreachable(worker), time.monotonic())
                 continue
             self._last_heard_on.setdefault(frames[0].get(zmq.SRCFD), set()).add(worker)
             self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
         self._to_read.add(self._backend)
 
-    def _serve_monitor(self) -> None:
-        while (frames := receive(self._monitor)) is not None:
-            event = parse_monitor_message([frame.bytes for frame in frames])
+    def _serve_workers_monitor(self) -> None:
+        for descriptor in self._workers.take():
             # A file descriptor is soon reused, so this is a hint: ask all that were heard on it.
-            workers = self._last_heard_on.pop(event["value"], set())
+            workers = self._last_heard_on.pop(descriptor, set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())
 
     def _do(self, event: Event, now: float) -> None:
@@ -187,19 +221,30 @@ class Shell:
             if not self._send(self._backend, frames):
                 return WorkerUnreachable(command.worker)
         elif isinstance(command, Log):
-            logger.log(command.level, command.text)
+            logger.log(command.level, command.text, extra={"about": command.about})
         return None
 
-    def _refuse(self, socket: Socket, envelope: Sequence[Frame], error: errors.PolicyError) -> None:
+    def _refuse(
+        self,
+        socket: Socket,
+        envelope: Sequence[Frame],
+        error: errors.PolicyError,
+        request: Header | None = None,
+    ) -> None:
         self.counters[f"refused: {error.code()}"] += 1
         header = {"v": VERSION, "kind": "error", **errors.to_wire(error)}
+        if request and "id" in request:
+            header["id"] = request["id"]
+        if isinstance(error, errors.Forbidden):
+            about = {"request": str(header["id"])} if "id" in header else {}
+            logger.warning("refused a message: %s", error, extra={"about": about})
         self._send(socket, [*envelope, encode_header(header)])
 
     def _send(self, socket: Socket, frames: Sequence[Frame]) -> bool:
         """Send without waiting; False if nobody has that routing id, or its queue is full."""
         self._to_read.add(socket)
         try:
-            socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+            send(socket, frames)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -208,27 +253,18 @@ class Shell:
             return False
         return True
 
-    def _bind(self, endpoint: str, heartbeat_ms: int, timeout_ms: int, backlog: int) -> Socket:
-        socket = self._context.socket(zmq.ROUTER)
-        socket.setsockopt(zmq.RCVHWM, backlog)
-        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
-        socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
-        # The client refuses at max_bytes with a reason; twice that is where we hang up.
-        socket.setsockopt(zmq.MAXMSGSIZE, 2 * self._config.limits.max_bytes)
-        socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, timeout_ms)
-        socket.bind(endpoint)
-        return socket
-
     def _close(self) -> None:
-        self._backend.disable_monitor()
-        self._monitor.close(linger=0)
+        for monitor in (self._robots, self._workers):
+            monitor.close()
         # Last answers may still be on their way out.
         self._frontend.close(linger=200)
         self._backend.close(linger=0)
-        self._context.term()
+        self._context.destroy(linger=0)
+
+
+def _key_of(frame: zmq.Frame) -> str:
+    """Whose key a message came with: what the answer by ZAP said."""
+    return str(frame.get("User-Id"))
 
 
 def _check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:

@@ -7,11 +7,11 @@ something that a peer could cause, so it raises.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
+from enum import StrEnum
 from typing import TypeVar
 
 
-class WorkerState(Enum):
+class WorkerState(StrEnum):
     """Where a worker stands; only READY ones are given work."""
 
     WARMING = "warming"  # said hello, still loading its policy
@@ -21,7 +21,7 @@ class WorkerState(Enum):
     GONE = "gone"
 
 
-class RequestState(Enum):
+class RequestState(StrEnum):
     """Where a request stands; the last four are final, and each answers the robot once."""
 
     WAITING = "waiting"

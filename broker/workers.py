@@ -24,7 +24,7 @@ class Lease:
     attempt: int
     started_at: float
     waited_s: float  # before it
-    beat: int  # the last heartbeat sent to the worker before this
+    beat: int  # the last heartbeat that went to all workers before this
     overdue: bool = False
 
 
@@ -34,13 +34,12 @@ class Worker:
 
     id: bytes  # routing id, fresh for every incarnation
     policy: str
-    digest: str
+    digest: str | None  # None: not known yet, its files are being downloaded
     horizon: int
     metadata: Payload
     heard_at: float
     state: WorkerState = WorkerState.WARMING
     slots: int = 1
-    beat: int = 0  # heartbeats sent to it
     in_hand: dict[tuple[RequestId, int], Lease] = field(default_factory=dict)
     mean_s: float = 0.1  # of its recent inferences, seen from here
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))

@@ -22,6 +22,9 @@ def main() -> int:
     parser.add_argument("host", nargs="?", default="localhost", help="the broker's host")
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="its frontend's port")
     parser.add_argument("--timeout", type=float, default=5.0, metavar="SECONDS")
+    parser.add_argument(
+        "--key", metavar="FILE", help="where the broker asks for keys: this robot's"
+    )
     options = parser.parse_args()
     print(f"client     {__version__}, pyzmq {zmq.pyzmq_version()}, libzmq {zmq.zmq_version()}")
     try:
@@ -30,6 +33,7 @@ def main() -> int:
             options.port,
             timeout_s=options.timeout,
             connect_timeout_s=options.timeout,
+            key=options.key,
         ) as client:
             _report(client)
     except (errors.PolicyError, ValueError) as error:

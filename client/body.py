@@ -18,6 +18,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+import sys
 from typing import Any, Sequence, Union
 
 import msgpack
@@ -153,7 +154,7 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
     except ProtocolError:
         raise
     except (ValueError, TypeError, msgpack.UnpackException) as error:
-        raise ProtocolError(f"the body is not msgpack: {error!r:.80}") from error
+        raise ProtocolError(f"the body is not msgpack: {error!s:.80}") from error
     if not isinstance(body, dict):
         raise ProtocolError(f"the body is a {type(body).__name__}: a msgpack map is expected")
     if not all(used):
@@ -188,6 +189,9 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
         raise ProtocolError(
             f"an array of shape {show(shape)}, dtype {name} has {expected} bytes: {len(data)} came"
         )
+    if dtype.kind == "U" and np.any(np.frombuffer(data, dtype.str[0] + "u4") > sys.maxunicode):
+        # numpy would let it pass, and raise SystemError to whoever looks at it.
+        raise ProtocolError(f"an array of dtype {name} has characters that Unicode has not")
     try:
         return np.ndarray(shape, dtype, data)
     except (ValueError, TypeError) as error:

@@ -14,13 +14,15 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
-from client.keys import Key
-from client.wire import receive
+from client.keys import Key, verdict
+from client.wire import receive, send
 
 # A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
 HEARTBEAT_MS = 15_000
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 1_000
+# Copying this much costs less than having pyzmq's collector thread woken for it (measured).
+COPIED_BYTES = 256 * 1024
 _LOOK_MS = 100  # between looks at the monitor while there is no connection
 
 _LOST = {zmq.EVENT_DISCONNECTED}
@@ -48,7 +50,7 @@ class Connection:
         self._poller = zmq.Poller()
         self._reached = False  # something accepted the TCP connection
         self._refused = False  # and then failed the ZeroMQ handshake
-        self._forbidden = False  # because the broker doesn't take our key
+        self._forbidden = ""  # why no key of ours will do, if that is why
         self._open()
 
     def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
@@ -62,7 +64,7 @@ class Connection:
         while True:
             try:
                 # Without blocking: the connection may be lost between a poll and this.
-                socket.send_multipart(frames, zmq.NOBLOCK, copy=False)
+                send(socket, frames)
                 return True
             except zmq.Again:
                 socket.poll(min(_LOOK_MS, _milliseconds_to(until)), zmq.POLLOUT)
@@ -76,8 +78,9 @@ class Connection:
             return None
         while True:
             ready = dict(self._poller.poll(_milliseconds_to(until)))
-            if self._socket in ready:
-                return receive(self._socket)
+            # REQ shows an answer without its delimiter as readable, and then throws it away.
+            if self._socket in ready and (frames := receive(self._socket)) is not None:
+                return frames
             if self._read_monitor() or time.monotonic() >= until:
                 return None
 
@@ -93,20 +96,12 @@ class Connection:
 
     def failure(self) -> PolicyError:
         """Why there is no connection, as far as the monitor could tell."""
-        if self._forbidden and self._key is not None:
-            return Forbidden(
-                f"the broker at {self.endpoint} refuses the key {self._key.name!r}: it is unknown "
-                "there, was revoked, or is no robot's"
-            )
+        if self._forbidden:
+            return Forbidden(f"the broker at {self.endpoint} {self._forbidden}")
         if self._refused:
             return ConnectionRefusedByPeer(
                 f"{self.endpoint} answers, but not as a broker for us: is it another service's "
-                "port, "
-                + (
-                    "has it other keys, or none?"
-                    if self._key
-                    else "or does the broker ask for a key? (key=FILE)"
-                )
+                "port, or is the key file for another broker?"
             )
         if self._reached:
             return ConnectionRefusedByPeer(
@@ -123,13 +118,15 @@ class Connection:
         socket = self._context.socket(zmq.REQ)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
+        socket.copy_threshold = COPIED_BYTES
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:
             self._key.secure(socket)
-        self._reached = self._refused = self._forbidden = False
+        self._reached = self._refused = False
+        self._forbidden = ""
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
         self._poller.register(socket, zmq.POLLIN)
@@ -148,11 +145,12 @@ class Connection:
             message = receive(self._monitor)
             if message is None:
                 break
-            event = parse_monitor_message([frame.bytes for frame in message])["event"]
+            news = parse_monitor_message([frame.bytes for frame in message])
+            event = news["event"]
             lost = lost or event in _LOST
             self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
             self._refused = self._refused or event in _HANDSHAKE_FAILED
-            self._forbidden = self._forbidden or event == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+            self._forbidden = self._forbidden or verdict(event, news["value"], self._key)
         return lost
 
 

@@ -150,7 +150,7 @@ BY_CODE: dict[str, type[PolicyError]] = {cls.code(): cls for cls in _tree(Policy
 
 def to_wire(error: PolicyError) -> dict[str, Any]:
     """The header fields of an error: `from_wire`'s opposite. A long message is cut to fit."""
-    message = str(error).encode(errors="replace")[:_LONGEST_MESSAGE].decode(errors="ignore")
+    message = str(error).encode("utf-8", "replace")[:_LONGEST_MESSAGE].decode("utf-8", "ignore")
     fields: dict[str, Any] = {"code": error.code()[:64], "message": message}
     if error.retry_after_s is not None:
         fields["retry_after_ms"] = error.retry_after_s * 1000.0

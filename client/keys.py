@@ -38,6 +38,22 @@ class Key(NamedTuple):
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.broker)
 
 
+def verdict(event: int, value: int, key: Key | None) -> str:
+    """What a socket monitor's event says of keys: why this broker will never let us in.
+
+    Empty where it says nothing for good. After such an event libzmq tries no more.
+    """
+    if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+        name = "none" if key is None else repr(key.name)
+        return f"refuses the key ({name}): it is unknown there, was revoked, or has another role"
+    if (event, value) == (
+        zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
+        zmq.PROTOCOL_ERROR_ZMTP_MECHANISM_MISMATCH,
+    ):
+        return "asks for a key: key=FILE" if key is None else "has no keys: leave ours (key=) away"
+    return ""
+
+
 def read_key(path: str | os.PathLike[str]) -> Key:
     """Read a peer's key file.
 

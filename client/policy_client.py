@@ -257,6 +257,7 @@ class ZmqPolicyClient:
         return reply, frames
 
     def _answer(self, header: Header, body: _Body, until: float) -> tuple[Header, list[zmq.Frame]]:
+        pause_s = 0.0
         while True:
             left_ms = (until - time.monotonic()) * 1e3
             if left_ms <= 0:
@@ -275,6 +276,9 @@ class ZmqPolicyClient:
                 logger.warning("dropped an answer to another request")
             # Time is up, or the connection was lost: then the same id again over a new one.
             self._connection.drop()
+            # A peer that hangs up on every question is not asked as fast as it can be.
+            time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
+            pause_s = min(2 * pause_s or 0.01, 1.0)
 
     def _check_size(self, body: _Body) -> None:
         if self._max_bytes is None:

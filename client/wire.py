@@ -33,6 +33,12 @@ FROM_WORKER = frozenset({"hello", "ready", "heartbeat", "result", "failure", "go
 TO_WORKER = frozenset({"welcome", "infer", "heartbeat", "who", "error"})
 KINDS = FROM_CLIENT | TO_CLIENT | FROM_WORKER | TO_WORKER
 
+# Plain integers and the C method itself: pyzmq's enumerations and wrappers cost as much again as
+# sending does (benchmarks/LOG.md).
+_EVENTS, _READABLE, _NOBLOCK = int(zmq.EVENTS), int(zmq.POLLIN), int(zmq.NOBLOCK)
+_MORE = int(zmq.SNDMORE) | _NOBLOCK
+_SEND: Callable[..., object] = zmq.backend.Socket.send
+
 Header = Dict[str, Any]
 Frame = Union[bytes, zmq.Frame]
 
@@ -110,13 +116,30 @@ def split_envelope(frames: Sequence[zmq.Frame]) -> tuple[Sequence[zmq.Frame], Se
 
 def receive(socket: zmq.Socket[bytes]) -> list[zmq.Frame] | None:
     """Take one whole message without copying and without waiting; None where there is none."""
+    if not int(socket.getsockopt(_EVENTS)) & _READABLE:
+        return None
     try:
-        frames = [socket.recv(zmq.NOBLOCK, copy=False)]
+        frame = socket.recv(_NOBLOCK, False)
     except zmq.Again:
         return None
-    while frames[-1].more:
-        frames.append(socket.recv(copy=False))
+    frames = [frame]
+    while frame.more:
+        frame = socket.recv(0, False)
+        frames.append(frame)
     return frames
+
+
+def send(socket: zmq.Socket[bytes], frames: Sequence[bytes | memoryview | zmq.Frame]) -> None:
+    """Send one whole message without waiting; large frames are not copied.
+
+    Raises:
+        zmq.Again: it would have to wait.
+        zmq.ZMQError: as the socket's kind has it, such as EHOSTUNREACH of a ROUTER.
+    """
+    left = len(frames)
+    for frame in frames:
+        left -= 1
+        _SEND(socket, frame, _MORE if left else _NOBLOCK, type(frame) is bytes)
 
 
 def show(value: Any) -> str:

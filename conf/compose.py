@@ -37,11 +37,14 @@ def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema
     Raises:
         ConfigError: an unknown key or group, or a value of a wrong type or out of range.
     """
-    overrides = [_quote_null(override) for override in overrides]
+    for override in overrides:
+        if override.lstrip("+~").startswith("hydra."):  # it would be taken, and change nothing
+            raise ConfigError(f"unknown key {override!r}: Hydra's own settings are not used here")
+    words = [word for override in overrides for word in _as_hydra_has_it(override)]
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         try:
-            composed = hydra_compose(name, overrides)
-        except (HydraException, OmegaConfBaseException) as error:
+            composed = hydra_compose(name, words)
+        except (HydraException, OmegaConfBaseException, ValueError) as error:
             raise ConfigError(_explain(name, overrides, error)) from error
     return _typed(composed, schema)
 
@@ -61,9 +64,14 @@ def _text(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text()
 
 
-def _quote_null(override: str) -> str:
-    # To Hydra a bare null is "no choice"; here it is the name of the policy that does nothing.
-    return "policy='null'" if override == "policy=null" else override
+def _as_hydra_has_it(override: str) -> list[str]:
+    if override == "policy=null":
+        # To Hydra a bare null is "no choice"; here it is the policy that does nothing.
+        return ["policy='null'"]
+    if override.startswith("policy={"):
+        # Hydra would merge it into the default policy, whose keys another class does not take.
+        return ["~policy", f"+{override}"]
+    return [override]
 
 
 def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
@@ -101,7 +109,7 @@ def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
         key, _, value = override.lstrip("+~").partition("=")
         if key in with_groups:
             choices = sorted(file.stem for file in (FOLDER / key).glob("*.yaml"))
-            if value.strip("'\"") not in choices:
+            if value.strip("'\"") not in choices and not value.startswith("{"):
                 return f"{key}={value} is not one of {', '.join(choices)}{_nearest(value, choices)}"
         elif key not in known and not key.startswith("policy."):
             return _unknown(key, known)

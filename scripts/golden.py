@@ -14,15 +14,26 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from tests.golden import CAMERAS, FLOW_CHECKPOINTS, Array, Case, cases, overrides, stages
-from tests.worker.composition import make_policy
+from tests.golden import (
+    CHECKPOINTS,
+    FAST_CHECKPOINT,
+    Array,
+    Case,
+    cases,
+    decodings,
+    overrides,
+    stages,
+)
+from tests.worker.composition import make_fast_policy, make_policy
 from worker.policies.pi0 import Pi0Policy
+from worker.policies.pi0_fast import Pi0FastPolicy
 from worker.transforms import ModelInput
 
 EXACT = 0.0
 STATE = 1e-6
 MODEL = 2e-4
 ROBOT = 1e-3
+DECODED = 1e-9
 
 
 @dataclass(frozen=True)
@@ -42,18 +53,38 @@ class Agreement:
 
 def agreements(checkpoint: str) -> Iterator[Agreement]:
     """All comparisons for one golden checkpoint."""
+    if checkpoint == FAST_CHECKPOINT:
+        yield from _fast_agreements()
+        return
     policy = make_policy(*overrides(checkpoint))
+    yield from _cases(policy, checkpoint, MODEL)
+    yield from _stages(policy, cases(checkpoint)[-1], stages(checkpoint))
+
+
+def _fast_agreements() -> Iterator[Agreement]:
+    policy = make_fast_policy(*overrides(FAST_CHECKPOINT))
+    yield from _cases(policy, FAST_CHECKPOINT, EXACT)
+    for index, (ids, expected) in enumerate(decodings()):
+        error = difference(policy.tokenizer.chunk(ids), expected)
+        yield Agreement(f"{FAST_CHECKPOINT}/{index}", "decoded tokens", error, DECODED)
+    case = cases(FAST_CHECKPOINT)[-1]
+    image = torch.from_numpy(policy.transforms.inputs(case.observation).images["base_0_rgb"])
+    error = difference(
+        policy.runner.model.vision(image[None])[0].numpy(), stages(FAST_CHECKPOINT)["image_tokens"]
+    )
+    yield Agreement(case.name, "image_tokens", error, MODEL)
+
+
+def _cases(policy: Pi0Policy | Pi0FastPolicy, checkpoint: str, limit: float) -> Iterator[Agreement]:
     policy.load()
-    golden = cases(checkpoint)
-    for case in golden:
+    for case in cases(checkpoint):
         sent = {**case.observation, "noise": case.noise}
         given = policy.transforms.inputs(sent)
         yield from _inputs(case, given)
         raw = policy.runner([given])[0]
-        yield Agreement(case.name, "raw actions", difference(raw, case.raw_actions), MODEL)
+        yield Agreement(case.name, "raw actions", difference(raw, case.raw_actions), limit)
         actions = policy.infer(sent)["actions"]
         yield Agreement(case.name, "robot actions", difference(actions, case.actions), ROBOT)
-    yield from _stages(policy, golden[-1], stages(checkpoint))
 
 
 def difference(ours: npt.NDArray[np.generic], theirs: Array) -> float:
@@ -66,8 +97,8 @@ def difference(ours: npt.NDArray[np.generic], theirs: Array) -> float:
 def _inputs(case: Case, given: ModelInput) -> Iterator[Agreement]:
     tokens = difference(given.tokens, case.tokens)
     yield Agreement(case.name, "tokens", tokens, EXACT)
-    present = np.array([camera in given.images for camera in CAMERAS])
-    masks = difference(present, np.array([case.image_mask[camera] for camera in CAMERAS]))
+    present = [camera for camera, valid in case.image_mask.items() if valid]
+    masks = 0.0 if list(given.images) == present else float("inf")
     yield Agreement(case.name, "camera masks", masks, EXACT)
     yield Agreement(case.name, "state", difference(given.state, case.state), STATE)
     for camera, image in case.images.items():
@@ -83,7 +114,7 @@ def _stages(policy: Pi0Policy, case: Case, golden: dict[str, Array]) -> Iterator
     images = torch.from_numpy(np.stack(list(given.images.values())))[None]
     tokens = torch.from_numpy(given.tokens)[None]
     state = torch.from_numpy(given.state.astype(np.float32))[None]
-    noise = torch.from_numpy(case.noise)[None]
+    noise = torch.as_tensor(case.noise)[None]
     start = model.flow_step(1.0)
     suffix = model.embed_actions(noise, start)
     if not model.pi05:
@@ -111,7 +142,7 @@ def main() -> int:
     """Print the table; 1 where anything disagrees."""
     table = Table("case", "stage", "max error", "limit", "agrees")
     held = []
-    for checkpoint in FLOW_CHECKPOINTS:
+    for checkpoint in CHECKPOINTS:
         for row in agreements(checkpoint):
             held.append(row.holds)
             limit = "exact" if row.limit == EXACT else f"{row.limit:.0e}"

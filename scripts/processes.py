@@ -44,8 +44,8 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def _die_with(parent: int) -> Callable[[], None]:
-    """What the child runs between fork and exec: die when the process `parent` dies."""
+def die_with(parent: int) -> Callable[[], None]:
+    """For `preexec_fn`, which runs between fork and exec: die when the process `parent` dies."""
 
     def ask_kernel() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -69,7 +69,7 @@ class Process:
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=_die_with(os.getpid()),
+                preexec_fn=die_with(os.getpid()),
             )
 
     @property

@@ -36,6 +36,7 @@ usage: python -m scripts.simple_client [key=value ...]
   port=8000              its port for robots
   steps=20               how many observations to send (after a first one that is not counted)
   policy=NAME            which policy to ask for; only needed when the broker serves several
+  key=FILE               this robot's key; only needed when the broker asks for one
   seed=0                 of the random observations
   timeout_s=10           how long one answer may take
   connect_timeout_s=10   how long to wait for a broker that is not there yet
@@ -61,6 +62,7 @@ class Settings:
     port: int = 8000
     steps: int = 20
     policy: str = ""  # none named
+    key: str = ""  # none
     seed: int = 0
     timeout_s: float = 10.0
     connect_timeout_s: float = 10.0
@@ -110,6 +112,7 @@ def measure(settings: Settings, console: Console) -> list[dict[str, float]]:
         settings.host,
         settings.port,
         policy=settings.policy or None,
+        key=settings.key or None,
         timeout_s=settings.timeout_s,
         connect_timeout_s=settings.connect_timeout_s,
     ) as client:
@@ -131,12 +134,12 @@ def main(arguments: Sequence[str]) -> int:
     try:
         settings = parse(arguments)
         measured = measure(settings, console)
-    except UsageError as error:
-        print(f"{error}\n(--help lists all keys)", file=sys.stderr)
-        return 2
     except PolicyError as error:
         print(f"{type(error).__name__}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
+    except ValueError as error:  # UsageError, or a file that is no key
+        print(f"{error}\n(--help lists all keys)", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         return 130
     console.print(f"{settings.steps} requests, env={settings.env}, {settings.host}:{settings.port}")

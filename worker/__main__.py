@@ -12,31 +12,39 @@ from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 
 from client.errors import BadObservation
+from client.keys import read_key
 from conf.compose import command_line
+from conf.logs import set_up
 from worker.config import WorkerConfig
 from worker.device import Policy
 from worker.errors import WorkerError
-from worker.service import BROKEN, Service
+from worker.service import BROKEN, DRAIN_S, Service
 
 logger = logging.getLogger("worker")
 
 MISCONFIGURED = 2
-_ABOUT = f"{__doc__}\n\nusage: python -m worker env=NAME [KEY=VALUE ...]"
+_ABOUT = f"""{__doc__}
+
+usage: python -m worker env=NAME [KEY=VALUE ...]
+
+SIGTERM drains: what is in hand is finished, for up to {DRAIN_S} s, and the worker says goodbye.
+Exit codes: 0 stopped, 1 a bug, 2 configuration, 3 the policy cannot be served, 4 the broker refused
+this worker or its key."""
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM.
-
-    Exit codes: 0 stopped, 2 configuration, 3 the policy cannot be served, 4 the broker refused.
-    """
+    """Run until SIGINT or SIGTERM; returns the exit code."""
     config = command_line("worker", WorkerConfig, _ABOUT)
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    set_up("info", config.log_format)
+    try:
+        key = None if config.key is None else read_key(config.key)
+    except ValueError as error:
+        logger.error("key=%s: %s", config.key, error)
+        return MISCONFIGURED
     try:
         policy = build(config)
         service = Service(
-            policy, name=config.name, broker=config.broker, slots=config.runtime.slots
+            policy, name=config.name, broker=config.broker, slots=config.runtime.slots, key=key
         )
     except (WorkerError, BadObservation) as error:
         logger.error("%s", error)
@@ -65,7 +73,7 @@ def build(config: WorkerConfig) -> Policy:
     except InstantiationException as error:
         if isinstance(error.__cause__, WorkerError):
             raise error.__cause__ from None
-        reason = str(error.__cause__ or error).splitlines()[0]
+        reason = " ".join(str(error.__cause__ or error).split())
         raise WorkerError(f"policy._target_={config.policy.get('_target_')}: {reason}") from error
     if not callable(getattr(policy, "infer", None)):
         raise WorkerError(

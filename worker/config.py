@@ -25,10 +25,14 @@ class Robot(StrEnum):
 
 
 class Architecture(StrEnum):
-    """`pi0` feeds the state as a token, `pi05` conditions the expert's norms on time."""
+    """`pi0` feeds the state as a token, `pi05` conditions the expert's norms on time.
+
+    `pi0_fast` has no action expert: it writes its actions as tokens, one after the other.
+    """
 
     pi0 = "pi0"
     pi05 = "pi05"
+    pi0_fast = "pi0_fast"
 
 
 class Normalization(StrEnum):
@@ -52,6 +56,13 @@ class Dtype(StrEnum):
     float32 = "float32"
     bfloat16 = "bfloat16"
     auto = "auto"
+
+
+class LogFormat(StrEnum):
+    """How log lines look: for people, or one JSON object a line."""
+
+    text = "text"
+    json = "json"
 
 
 @dataclass
@@ -121,7 +132,7 @@ class VisionConfig:
 
 @dataclass
 class ModelConfig:
-    """One pi0 or pi0.5 (`conf/model`)."""
+    """One model of the pi0 family (`conf/model`)."""
 
     name: str = MISSING
     architecture: Architecture = MISSING
@@ -133,19 +144,33 @@ class ModelConfig:
     normalization: Normalization = MISSING
     vocab_size: int = MISSING
     vlm: ExpertConfig = MISSING
-    expert: ExpertConfig = MISSING
+    expert: ExpertConfig | None = MISSING
     vision: VisionConfig = MISSING
 
     def __post_init__(self) -> None:
         """Refuse two experts that can't share their attention, and empty chunks."""
         _at_least("model", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
+        if self.architecture is Architecture.pi0_fast:
+            if self.expert is not None or not self.discrete_state_input:
+                raise ConfigError(
+                    "model.architecture=pi0_fast needs model.expert=null, since actions are tokens,"
+                    " and model.discrete_state_input=true, since its prompts hold the state"
+                )
+            return
         for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
-            vlm, expert = getattr(self.vlm, key), getattr(self.expert, key)
+            vlm, expert = getattr(self.vlm, key), getattr(self.action_expert, key)
             if vlm != expert:
                 raise ConfigError(
                     f"model.expert.{key}={expert} must equal model.vlm.{key}={vlm}:"
                     " the expert attends to the prefix's keys and values layer by layer"
                 )
+
+    @property
+    def action_expert(self) -> ExpertConfig:
+        """The expert of a flow model. Raises `ConfigError` where there is none."""
+        if self.expert is None:
+            raise ConfigError(f"model.expert=null: model.architecture={self.architecture} needs it")
+        return self.expert
 
 
 @dataclass
@@ -163,6 +188,20 @@ class RuntimeConfig:
 
 
 @dataclass
+class DownloadConfig:
+    """Where checkpoints in object storage are had from, and kept (`download`)."""
+
+    cache_dir: str | None = None
+    s3_endpoint: str | None = None
+    gs_endpoint: str = "https://storage.googleapis.com"
+    connections: int = 8
+
+    def __post_init__(self) -> None:
+        """Refuse a download that could never begin."""
+        _at_least("download", self, 1, "connections")
+
+
+@dataclass
 class WorkerConfig:
     """All of `python -m worker`. `policy` is free in form: its keys are its own class's."""
 
@@ -174,11 +213,15 @@ class WorkerConfig:
     name: str = MISSING
     checkpoint: str | None = MISSING
     tokenizer: str | None = MISSING
+    fast_tokenizer: str | None = MISSING
+    download: DownloadConfig = MISSING
     device: Device = MISSING
     dtype: Dtype = MISSING
     num_steps: int = MISSING
     seed: int = MISSING
     default_prompt: str | None = MISSING
+    key: str | None = None
+    log_format: LogFormat = LogFormat.text
 
     def __post_init__(self) -> None:
         """Refuse a flow without steps and a seed that numpy can't take."""

@@ -119,11 +119,14 @@ class Device(threading.Thread):
                 raise errors.DeadlineExceeded("its deadline passed before the worker came to it")
             result = self._policy.infer(_seeded(job))
             finished = time.monotonic()
-            payload = _encode(result, buffers=job.header.get("buffers", False))
+            infer_ms = (finished - started) * 1e3
+            payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
         except errors.PolicyError as error:
             return _failure(job, error)
         except Exception as error:
-            logger.exception("the policy failed on request %s", name_of(job.id))
+            logger.exception(
+                "the policy failed on a request", extra={"about": {"request": name_of(job.id)}}
+            )
             reason = str(error).partition("\n")[0][:200]
             return _failure(
                 job,
@@ -135,17 +138,17 @@ class Device(threading.Thread):
         timing = {
             "decode_ms": job.decode_ms,
             "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
-            "infer_ms": (finished - started) * 1e3,
+            "infer_ms": infer_ms,
             "encode_ms": (time.monotonic() - finished) * 1e3,
         }
         return Answer(job, {"kind": "result", "timing": timing}, payload)
 
 
-def _encode(result: Any, *, buffers: bool) -> Sequence[bytes | memoryview]:
+def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
     if not isinstance(result, dict) or "actions" not in result:
         raise errors.PolicyFailed("the policy answered something else than a dict with `actions`")
     try:
-        return encode_body(result, buffers=buffers)
+        return encode_body({"policy_timing": {"infer_ms": infer_ms}, **result}, buffers=buffers)
     except errors.BadObservation as error:
         raise errors.PolicyFailed(f"the policy's answer cannot be sent: {error}") from error
 

@@ -121,10 +121,13 @@ def parse(
     observation: Any,
     vectors: Sequence[Vector],
     images: Sequence[Image],
-    noise_shape: tuple[int, int],
+    noise_shape: tuple[int, int] | None,
     default_prompt: str | None,
 ) -> Observation:
-    """Check what a robot sent. Raises `BadObservation` on the first thing that does not fit."""
+    """Check what a robot sent. Raises `BadObservation` on the first thing that does not fit.
+
+    `noise_shape` None: the model starts from no noise, so none may come.
+    """
     fields: list[Vector | Image] = [*vectors, *images]
     _check_keys(observation, [f.path for f in fields], ())
     present = [f for f in images if not f.optional or _find(observation, f.path) is not None]
@@ -224,9 +227,11 @@ def _prompt(value: Any, default: str | None) -> str:
     return value
 
 
-def _noise(value: Any, shape: tuple[int, int]) -> npt.NDArray[np.float32] | None:
+def _noise(value: Any, shape: tuple[int, int] | None) -> npt.NDArray[np.float32] | None:
     if value is None:
         return None
+    if shape is None:
+        raise BadObservation("noise: expected none, since this model starts without noise")
     if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != np.float32:
         raise _bad(("noise",), f"float32 of shape {shape}", value)
     if not np.isfinite(value).all():

@@ -14,9 +14,11 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import zmq
+from zmq.utils.monitor import parse_monitor_message
 
 from client import errors
 from client.body import encode_body
+from client.keys import Key, verdict
 from client.wire import (
     TO_WORKER,
     VERSION,
@@ -26,12 +28,14 @@ from client.wire import (
     decode_header,
     encode_header,
     receive,
+    send,
 )
 from worker.device import Answer, Broken, Device, Job, Policy, Warm, decode_job, name_of
 
 logger = logging.getLogger("worker")
 
 DRAIN_S = 0.8  # on a stop signal, the inference under way may still be answered for this long
+_HANDSHAKE_FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
 _SILENCE_S = 5.0  # of the broker, before we say that we are waiting for it
 
 STOPPED, BROKEN, REFUSED = 0, 3, 4  # exit codes
@@ -40,19 +44,21 @@ STOPPED, BROKEN, REFUSED = 0, 3, 4  # exit codes
 class Service:
     """Serves a policy under a name at one broker, until stopped."""
 
-    def __init__(self, policy: Policy, *, name: str, broker: str, slots: int) -> None:
+    def __init__(
+        self, policy: Policy, *, name: str, broker: str, slots: int, key: Key | None = None
+    ) -> None:
         """Open the socket; the broker need not be there yet.
+
+        `key` is this worker's, where the broker asks for keys.
 
         Raises:
             zmq.ZMQError: `broker` is no address.
             BadObservation: the policy's metadata has something that cannot be sent.
         """
-        self._name, self._endpoint, self._slots = name, broker, slots
+        self._name, self._endpoint, self._slots, self._key = name, broker, slots, key
         self._incarnation = uuid.uuid4().bytes
-        metadata: dict[str, Any] = getattr(policy, "metadata", {})
-        self._metadata = encode_body(metadata, buffers=False)
-        self._horizon = int(metadata.get("action_horizon", 0))
-        self._digest = str(getattr(policy, "digest", ""))
+        self._policy = policy
+        self._introduce()
         self._device = Device(policy)
         self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
         self._warm: Warm | None = None
@@ -65,6 +71,12 @@ class Service:
         self._draining_until: float | None = None
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket = self._open()
+        self._monitor = self._socket.get_monitor_socket(_HANDSHAKE_FAILED)
+        try:
+            self._socket.connect(self._endpoint)
+        except zmq.ZMQError:
+            self._context.destroy(linger=0)
+            raise
         self._kinds: dict[str, Callable[[Header, Sequence[Frame]], None]] = {
             "welcome": self._welcome,
             "infer": self._infer,
@@ -72,6 +84,14 @@ class Service:
             "who": lambda header, frames: self._hello(),
             "error": self._error,
         }
+
+    def _introduce(self) -> None:
+        """Take over what the policy says of itself."""
+        metadata: dict[str, Any] = getattr(self._policy, "metadata", {})
+        self._metadata = encode_body(metadata, buffers=False)
+        self._horizon = int(metadata.get("action_horizon", 0))
+        # None: not known before the policy is loaded, since its files are still to be downloaded.
+        self._digest: str | None = getattr(self._policy, "digest", "")
 
     def run(self) -> int:
         """Serve until `stop` or a fatal error; returns the exit code."""
@@ -113,7 +133,8 @@ class Service:
         socket.setsockopt(zmq.HEARTBEAT_IVL, 1_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3_000)
         socket.setsockopt(zmq.IPV6, int("[" in self._endpoint))
-        socket.connect(self._endpoint)
+        if self._key is not None:
+            self._key.secure(socket)
         return socket
 
     # What the broker says.
@@ -162,6 +183,18 @@ class Service:
         logger.error("the broker refused this worker: %s", reason)
         self._exit_code = REFUSED
 
+    def _read_monitor(self) -> None:
+        """Handshakes that failed for good; of those, libzmq tries none again."""
+        while (frames := receive(self._monitor)) is not None:
+            event = parse_monitor_message([frame.bytes for frame in frames])
+            reason = verdict(event["event"], event["value"], self._key)
+            if reason:
+                logger.error("the broker at %s %s", self._endpoint, reason)
+                self._exit_code = REFUSED
+            else:
+                logger.warning("%s answers, but not as a broker for us", self._endpoint)
+                self._socket.connect(self._endpoint)
+
     # What the device says.
 
     def _serve_device(self) -> int:
@@ -171,6 +204,9 @@ class Service:
                 self._send_answer(report)
             elif isinstance(report, Warm):
                 self._warm = report
+                if self._digest is None:
+                    self._introduce()
+                    self._hello()
                 self._say_ready()
             elif isinstance(report, Broken):
                 self._break(report)
@@ -179,12 +215,13 @@ class Service:
     def _send_answer(self, answer: Answer) -> None:
         header = answer.job.header
         epoch = header["epoch"]
-        del self._in_hand[header["id"], header["attempt"], epoch]
+        # After a lost connection the same attempt may have come twice: each is answered.
+        self._in_hand.pop((header["id"], header["attempt"], epoch), None)
         fields = {**answer.fields, "id": header["id"], "attempt": header["attempt"]}
         if epoch != self._epoch or not self._send(fields, answer.payload):
             logger.warning(
-                "an answer to %s was lost: its broker is gone, the robot asks again",
-                name_of(header["id"]),
+                "an answer was lost: its broker is gone, the robot asks again",
+                extra={"about": {"request": name_of(header["id"])}},
             )
 
     def _break(self, broken: Broken) -> None:
@@ -198,6 +235,7 @@ class Service:
 
     def _beat_or_hello(self, now: float) -> None:
         self._next_beat = now + self._interval_s
+        self._read_monitor()
         if self._draining_until is not None and (not self._in_hand or now >= self._draining_until):
             self._send({"kind": "goodbye", "message": "it was stopped"})
             self._exit_code = STOPPED
@@ -216,11 +254,12 @@ class Service:
             "kind": "hello",
             "incarnation": self._incarnation,
             "policy": self._name,
-            "digest": self._digest,
             "horizon": self._horizon,
             "state": self._state(),
             "slots": self._slots,
         }
+        if self._digest is not None:
+            fields["digest"] = self._digest
         self._send(fields, self._metadata)
 
     def _say_ready(self) -> None:
@@ -245,12 +284,14 @@ class Service:
         if self._epoch is not None:
             header["epoch"] = self._epoch
         try:
-            self._socket.send_multipart([encode_header(header), *payload], zmq.NOBLOCK, copy=False)
+            send(self._socket, [encode_header(header), *payload])
         except zmq.Again:
             return False
         return True
 
     def _close(self) -> None:
+        self._socket.disable_monitor()
+        self._monitor.close(linger=0)
         self._socket.close(linger=100)
         self._context.term()
 

@@ -46,10 +46,23 @@ class PromptTokenizer:
         """
         text = prompt.strip().replace("_", " ").replace("\n", " ")
         if state is None:
-            ids = self._model.encode(text, add_bos=True) + self._model.encode("\n")
+            ids = self.encode_text(text, bos=True) + self.encode_text("\n")
         else:
             bins = " ".join(str(b) for b in state_bins(state))
-            ids = self._model.encode(f"Task: {text}, State: {bins};\nAction: ", add_bos=True)
+            ids = self.encode_text(f"Task: {text}, State: {bins};\nAction: ", bos=True)
+        return self.cut(ids, text)
+
+    def encode_text(self, text: str, bos: bool = False) -> list[int]:
+        """Ids of `text` as it is, after the beginning token if `bos`."""
+        ids: list[int] = self._model.encode(text, add_bos=bos)
+        return ids
+
+    def decode(self, ids: Tokens) -> str:
+        """The text of `ids`, each below `vocab_size`; control tokens have none."""
+        return str(self._model.decode(ids.tolist()))
+
+    def cut(self, ids: list[int], text: str) -> Tokens:
+        """`ids`, or the first `max_len` of them with a warning that names the prompt's `text`."""
         if len(ids) > self.max_len:
             log.warning(
                 "a prompt of %d tokens was cut to %d (model.max_token_len): %.60s",

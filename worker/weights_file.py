@@ -21,17 +21,23 @@ MAX_HEADER_BYTES = 100_000_000
 
 
 @dataclass(frozen=True)
-class StoredTensor:
-    """One tensor as the header describes it; `start` is a byte offset in the file."""
+class Description:
+    """What a tensor is, wherever it lies: a dtype of `ITEM_SIZES`, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
-    start: int
 
     @property
     def nbytes(self) -> int:
-        """Bytes that the tensor takes in the file."""
+        """Bytes that its values take."""
         return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+
+
+@dataclass(frozen=True)
+class StoredTensor(Description):
+    """One tensor as the header describes it; `start` is a byte offset in the file."""
+
+    start: int
 
 
 class WeightsFile:

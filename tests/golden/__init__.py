@@ -14,9 +14,12 @@ import numpy.typing as npt
 
 FOLDER = Path(__file__).parent
 TOKENIZER = FOLDER / "paligemma_tokenizer.model"
+FAST_TOKENIZER = FOLDER / "fast_tokenizer"
 FLOW_CHECKPOINTS = ("pi0_aloha", "pi0_aloha_sim", "pi05_droid", "pi05_libero")
-"""Those of pi0 and pi0.5; `pi0_fast_droid` is the fifth."""
-CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
+"""Those of pi0 and pi0.5."""
+FAST_CHECKPOINT = "pi0_fast_droid"
+"""The fifth, which writes tokens; stored as `params/` only."""
+CHECKPOINTS = (*FLOW_CHECKPOINTS, FAST_CHECKPOINT)
 
 Array = npt.NDArray[Any]
 
@@ -27,10 +30,12 @@ class Case:
 
     name: str
     observation: dict[str, Any]
-    noise: npt.NDArray[np.float32]
+    noise: npt.NDArray[np.float32] | None
+    """None for the model that starts from none."""
     images: dict[str, Array]
     """After all transforms, where they were kept."""
     image_mask: dict[str, bool]
+    """By the model's names, in its order; some were left out where False."""
     state: Array
     tokens: Array
     """Without padding."""
@@ -41,16 +46,19 @@ class Case:
 def overrides(checkpoint: str) -> list[str]:
     """Command line settings with which `python -m worker` serves the golden `checkpoint`."""
     shapes = json.loads((FOLDER / checkpoint / "shapes.json").read_text())
-    model, env = checkpoint.split("_", 1)
+    model = shapes["model"]
+    env = checkpoint.removeprefix(f"{model}_")
     keys = ["action_dim", "action_horizon", "max_token_len", "discrete_state_input", "vocab_size"]
-    settings = {f"model.{key}": shapes[key] for key in keys}
+    settings = {f"model.{key}": shapes[key] for key in keys if shapes[key] is not None}
     for part in ("vlm", "expert", "vision"):
-        settings.update({f"model.{part}.{key}": value for key, value in shapes[part].items()})
+        sizes = shapes[part] or {}
+        settings.update({f"model.{part}.{key}": value for key, value in sizes.items()})
     return [
         f"env={env}",
         f"model={model}",
         f"checkpoint='{FOLDER / checkpoint}'",
         f"tokenizer='{TOKENIZER}'",
+        f"fast_tokenizer='{FAST_TOKENIZER}'",
         f"env.asset_id='{shapes['asset_id']}'",
         f"num_steps={shapes['num_steps']}",
         *(f"{key}={str(value).lower()}" for key, value in settings.items()),
@@ -70,16 +78,24 @@ def stages(checkpoint: str) -> dict[str, Array]:
         return {k.removeprefix("stage|"): v for k, v in stored.items() if k.startswith("stage|")}
 
 
+def decodings() -> list[tuple[Array, Array]]:
+    """Token ids that pi0-FAST may write, and the normalised actions that they stand for."""
+    with np.load(FOLDER / FAST_CHECKPOINT / "cases.npz") as stored:
+        return [(stored[f"fast|{i}|tokens"], stored[f"fast|{i}|actions"]) for i in range(4)]
+
+
 def _case(arrays: dict[str, Array], checkpoint: str, index: str) -> Case:
     image = f"{index}|model_input|image|"
     mask = f"{index}|model_input|image_mask|"
     prompt = f"{index}|model_input|tokenized_prompt"
+    # Their names sort into the model's order.
+    cameras = sorted(key.removeprefix(mask) for key in arrays if key.startswith(mask))
     return Case(
         name=f"{checkpoint}/{index}",
         observation=_observation(arrays, f"{index}|obs|"),
-        noise=arrays[f"{index}|noise"],
-        images={c: arrays[image + c] for c in CAMERAS if image + c in arrays},
-        image_mask={c: bool(arrays[mask + c]) for c in CAMERAS},
+        noise=arrays.get(f"{index}|noise"),
+        images={c: arrays[image + c] for c in cameras if image + c in arrays},
+        image_mask={c: bool(arrays[mask + c]) for c in cameras},
         state=arrays[f"{index}|model_input|state"],
         tokens=arrays[prompt][arrays[prompt + "_mask"]],
         raw_actions=arrays[f"{index}|raw_actions"],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from broker.core import Core
 from broker.states import RequestState, WorkerState
 from broker.workers import Pool
@@ -32,7 +34,8 @@ def check_empty(core: Core) -> None:
     """
     left = {
         "requests": len(core._requests),
-        "bytes": core._bytes,
+        "bytes": core._accounts.total.bytes,
+        "accounts": len(core._accounts._robots),
         "sessions": len(core._waiting.sessions),
         "queues": len(core._waiting.queues),
         "deadlines": len(core._deadlines),
@@ -44,20 +47,16 @@ def check_empty(core: Core) -> None:
 
 
 def _check_requests(core: Core) -> None:
-    limits, waiting, requests = core.config.limits, core._waiting, core._requests
-    size = waits = 0
+    waiting, requests = core._waiting, core._requests
+    waits = 0
     for request in requests.values():
-        size += request.size
         if request.state is RequestState.WAITING:
             waits += 1
             if waiting.sessions.get(request.session) is not request:
                 raise Violation(4, f"{request.id} waits nowhere")
         elif request.state is not RequestState.LEASED or not request.holders:
             raise Violation(4, f"{request.id} is {request.state} with {request.holders} holders")
-    if not (size == core._bytes <= limits.max_total_bytes):
-        raise Violation(4, f"{size} bytes in hand, {core._bytes} counted")
-    if len(requests) > limits.max_requests:
-        raise Violation(4, f"{len(requests)} requests in hand")
+    _check_accounts(core)
     if not (waits == len(waiting.sessions) == sum(map(len, waiting.queues.values()))):
         raise Violation(4, f"{waits} requests wait, {len(waiting.sessions)} sessions")
     if len(core._deadlines) != len(requests):
@@ -67,6 +66,19 @@ def _check_requests(core: Core) -> None:
             raise Violation(4, f"{len(agenda._heap)} entries for {len(agenda)} items")
     if len(core.counters) > _MOST_COUNTERS:
         raise Violation(4, f"{len(core.counters)} counters")
+
+
+def _check_accounts(core: Core) -> None:
+    limits, total = core.config.limits, core._accounts.total
+    held = Counter(request.robot for request in core._requests.values())
+    size = sum(request.size for request in core._requests.values())
+    counted = {robot: account.requests for robot, account in core._accounts._robots.items()}
+    if (held, size, held.total()) != (counted, total.bytes, total.requests):
+        raise Violation(4, f"{held} with {size} bytes in hand, {counted} with {total} counted")
+    if size > limits.max_total_bytes or total.requests > limits.max_requests:
+        raise Violation(4, f"{total} in hand")
+    if max(counted.values(), default=0) > limits.max_requests_per_robot:
+        raise Violation(4, f"{counted} in hand of each robot")
 
 
 def _check_workers(core: Core) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from random import Random
 from typing import Any
 
 from broker.config import BrokerConfig
@@ -21,12 +22,13 @@ from broker.events import (
     WorkerUnreachable,
 )
 from client import errors
-from client.wire import FROM_CLIENT, FROM_WORKER, decode_header, encode_header
+from client.wire import FROM_CLIENT, FROM_WORKER, Header, decode_header, encode_header
 from tests.simulation.bounds import check_bounds
 from tests.simulation.clock import Clock
-from tests.simulation.ledger import Ledger
+from tests.simulation.ledger import Ledger, plain
 from tests.simulation.network import Connection, Message
 from tests.simulation.violation import Violation
+from tests.simulation.worker_process import FORGED, WorkerProcess
 
 _POLL_LATE_S = 0.0005  # the shell's poll rounds up
 _REMEMBERED = 30  # events shown when something goes wrong
@@ -35,7 +37,7 @@ _REMEMBERED = 30  # events shown when something goes wrong
 class BrokerProcess:
     """One broker: `core` is None while it is down. Everything it does is checked at once."""
 
-    def __init__(self, clock: Clock, config: BrokerConfig, ledger: Ledger) -> None:
+    def __init__(self, clock: Clock, config: BrokerConfig, ledger: Ledger, seed: int) -> None:
         self.core: Core | None = None
         self.handled = 0  # events of all cores so far
         self.recent: deque[tuple[float, Event, list[Command]]] = deque(maxlen=_REMEMBERED)
@@ -44,7 +46,9 @@ class BrokerProcess:
         self._epoch = 1000
         self._routing_ids = 0
         self._routes: dict[str, dict[bytes, Connection]] = {"robots": {}, "workers": {}}
-        self._paused: list[tuple[Callable[..., None], tuple[Any, ...]]] | None = None
+        self._paused: list[tuple[Callable[..., None], Connection, Any]] | None = None
+        self._random = Random(seed)
+        self._only_busy = False  # while paused: is libzmq's own thread still at work?
         self._asleep = False  # the core's clock jumped since it was last called
         self._wake = float("inf")
         self._stop_at = float("inf")
@@ -55,7 +59,7 @@ class BrokerProcess:
     @property
     def listening(self) -> bool:
         """Would a handshake succeed?"""
-        return self.core is not None and self._paused is None
+        return self.core is not None and (self._paused is None or self._only_busy)
 
     @property
     def core_now(self) -> float:
@@ -91,19 +95,27 @@ class BrokerProcess:
             self._ledger.is_stopping = True
             self._tell(Stop())
 
-    def pause(self) -> None:
-        """As on SIGSTOP."""
+    def pause(self, only_busy: bool) -> None:
+        """As on SIGSTOP; or `only_busy`, as in a long garbage collection: connections are made."""
         if self.core is not None and self._paused is None:
-            self._paused = []
+            self._paused, self._only_busy = [], only_busy
 
     def resume(self) -> None:
-        """As on SIGCONT: all that came meanwhile is taken in now."""
-        if self._paused is not None:
-            self._asleep = True
-            missed, self._paused = self._paused, None
-            for action, arguments in missed:
-                action(*arguments)
-            self._tell(Tick())
+        """All that came meanwhile is taken in: in turns, each connection's in its order."""
+        if self._paused is None:
+            return
+        self._asleep = True
+        missed, self._paused = self._paused, None
+        waiting: dict[Connection, deque[tuple[Callable[..., None], Any]]] = {}
+        for action, connection, argument in missed:
+            waiting.setdefault(connection, deque()).append((action, argument))
+        while waiting:
+            connection = self._random.choice(list(waiting))
+            action, argument = waiting[connection].popleft()
+            action(connection, argument)
+            if not waiting[connection]:
+                del waiting[connection]
+        self._tell(Tick())
 
     def jump(self, seconds: float) -> None:
         """The core's clock moves on while nobody else's does."""
@@ -127,7 +139,7 @@ class BrokerProcess:
     def take(self, connection: Connection, message: Message) -> None:
         """A peer sent this."""
         if self._paused is not None:
-            self._paused.append((self.take, (connection, message)))
+            self._paused.append((self.take, connection, message))
         elif self.core is not None and not connection.deaf:
             if connection.socket.port == "robots":
                 self._take_from_robot(connection, message)
@@ -137,7 +149,7 @@ class BrokerProcess:
     def lost(self, connection: Connection, hint: str) -> None:
         """A connection is closed; the monitor says of which workers, rightly or wrongly."""
         if self._paused is not None:
-            self._paused.append((self.lost, (connection, hint)))
+            self._paused.append((self.lost, connection, hint))
             return
         routes = self._routes[connection.socket.port]
         if routes.get(connection.routing_id) is connection:
@@ -145,9 +157,10 @@ class BrokerProcess:
         if connection.socket.port == "workers":
             self._tell(ConnectionLost(self._suspects(connection, hint)))
 
-    def reaches(self, identity: bytes) -> bool:
-        """Is there a worker of this routing id?"""
-        return identity in self._routes["workers"]
+    def reaches(self, worker: WorkerProcess) -> bool:
+        """Do broker and worker mean the same connection by its routing id?"""
+        connection = worker.connection
+        return connection is not None and not connection.deaf
 
     def _suspects(self, connection: Connection, hint: str) -> tuple[bytes, ...]:
         others = tuple(sorted(self._routes["workers"]))
@@ -164,7 +177,16 @@ class BrokerProcess:
             header = decode_header(message[0], FROM_WORKER)
         except errors.PolicyError:
             return  # the shell answers this without the core
+        if message[-1] == FORGED and self._must_believe(connection.routing_id, header):
+            return
         self._tell(WorkerMessage(connection.routing_id, header, message[1:]))
+
+    def _must_believe(self, identity: bytes, header: Header) -> bool:
+        """Is this about something that the core gave to this very worker?"""
+        if self.core is None or header.get("epoch") != self._epoch:
+            return False
+        worker = self.core._fleet.pool.by_id.get(identity)
+        return worker is not None and (header["id"], header["attempt"]) in worker.in_hand
 
     # The core.
 
@@ -193,10 +215,10 @@ class BrokerProcess:
 
     def _carry_out(self, command: Command) -> Event | None:
         if isinstance(command, ToRobot):
-            connection = self._routes["robots"].get(bytes(command.envelope[0]))
+            connection = self._routes["robots"].get(plain(command.envelope)[0])
             if connection is not None:
                 frames = [*command.envelope[1:], encode_header(command.header), *command.payload]
-                connection.send(False, [bytes(frame) for frame in frames])
+                connection.send(False, plain(frames))
         elif isinstance(command, ToWorker):
             connection = self._routes["workers"].get(command.worker)
             if connection is None or self._clock.now < connection.refuses_until:
@@ -205,7 +227,7 @@ class BrokerProcess:
             note = None
             if command.header["kind"] == "infer" and self.core is not None:
                 note = self.core._fleet.pool.by_id[command.worker]
-            connection.send(False, [bytes(frame) for frame in frames], note)
+            connection.send(False, plain(frames), note)
         return None
 
     def _plan_wake(self) -> None:
@@ -224,6 +246,7 @@ class BrokerProcess:
             self._tell(Tick())
 
     def _end_if_stopped(self) -> None:
-        if self._stop_at < float("inf") and self.core is not None:
-            if not self.core.in_hand or self._clock.now >= self._stop_at:
-                self.kill()
+        if self.core is None or self._stop_at == float("inf"):
+            return
+        if not self.core.in_hand or self._clock.now >= self._stop_at:
+            self.kill()

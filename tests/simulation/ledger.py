@@ -9,18 +9,21 @@ from __future__ import annotations
 import heapq
 import zlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from broker.core import Core
 from broker.events import Command, Event, RobotMessage, ToRobot, ToWorker
-from client.wire import Header, RequestId, decode_header, encode_header
+from client.wire import Frame, Header, RequestId, decode_header, encode_header
 from tests.simulation.violation import Violation
 
 LATE_S = 0.1  # how long after its deadline a final answer may come
 MAX_ATTEMPTS = 2
 
-_EARLY = frozenset({"no_worker", "worker_loading"})
+
+def plain(frames: Iterable[Frame]) -> list[bytes]:
+    """Frames as bytes; the core passes on what it was given, and here that is bytes."""
+    return [frame if isinstance(frame, bytes) else frame.bytes for frame in frames]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,6 +65,7 @@ class Ledger:
     _by_body: dict[bytes, Pending] = field(default_factory=dict)
     _deadlines: list[tuple[float, int, Pending]] = field(default_factory=list)
     _open: int = 0
+    _taken: int = 0
     _superseders: dict[tuple[bytes, str], int] = field(default_factory=dict)
     _resets: set[tuple[bytes, str]] = field(default_factory=set)
     _woke_at: float = 0.0
@@ -82,18 +86,13 @@ class Ledger:
         """The message reached the broker over the connection of this routing id."""
         self._questions[tag].sender = sender
 
-    @property
-    def in_hand(self) -> list[Pending]:
-        """What the core has not answered yet, oldest deadline first."""
-        return [pending for _, _, pending in sorted(self._deadlines) if not pending.answered]
-
     def check(self, event: Event, commands: Sequence[Command], now: float, woke: bool) -> None:
         """Check what the core makes of an event; `woke`: its clock had jumped before it."""
         if woke:
             self._woke_at = now
         question = None
         if isinstance(event, RobotMessage):
-            question = self._questions[bytes(event.envelope[1])]
+            question = self._questions[plain(event.envelope)[1]]
             self._note(question, event.header, now)
         for command in commands:
             if isinstance(command, ToRobot):
@@ -124,10 +123,11 @@ class Ledger:
             self._by_id[question.id] = pending
         self._by_body[question.body] = pending
         self._open += 1
-        heapq.heappush(self._deadlines, (pending.deadline, question.order, pending))
+        self._taken += 1
+        heapq.heappush(self._deadlines, (pending.deadline, self._taken, pending))
 
     def _check_answer(self, command: ToRobot, asked_now: Question | None, now: float) -> None:
-        envelope = [bytes(frame) for frame in command.envelope]
+        envelope = plain(command.envelope)
         question = self._questions.get(envelope[1])
         if question is None:
             raise Violation(1, f"a second answer to {envelope[1]!r}: {command.header}")
@@ -136,7 +136,7 @@ class Ledger:
         header = decode_header(encode_header(command.header))
         if header.get("id") != question.id:
             raise Violation(2, f"{question.id} was answered as {header.get('id')}")
-        payload = b"".join(bytes(frame) for frame in command.payload)
+        payload = b"".join(plain(command.payload))
         word = header["kind"] if header["kind"] != "error" else header["code"]
         self.digest = zlib.crc32(b"%s%s%.9f" % (question.tag, word.encode(), now), self.digest)
         if question.kind == "infer":
@@ -170,12 +170,12 @@ class Ledger:
 
     def _check_attempt(self, command: ToWorker, now: float) -> None:
         header = decode_header(encode_header(command.header))
-        body = b"".join(bytes(frame) for frame in command.payload)
+        body = b"".join(plain(command.payload))
         pending = self._by_body.get(body)
         if pending is None or pending.answered:
             raise Violation(1, f"{header['id']} was given to a worker though it was answered")
         pending.attempts += 1
-        if not pending.attempts == header["attempt"] <= MAX_ATTEMPTS:
+        if not pending.attempts <= min(header["attempt"], MAX_ATTEMPTS):
             raise Violation(1, f"attempt {header['attempt']} is number {pending.attempts}")
         if header["deadline_ms"] <= 0 or pending.deadline <= now:
             raise Violation(1, f"{header['id']} is given to a worker after its deadline")
@@ -186,7 +186,7 @@ class Ledger:
         code = header["code"]
         expired = now >= pending.deadline
         served = self._core._fleet.pool.by_policy if self._core is not None else {}
-        causes = {
+        causes: dict[str, bool] = {
             "superseded": self._superseders.get(question.session, 0) > question.order,
             "cancelled": question.session in self._resets,
             "deadline_exceeded": expired or pending.attempts > 0,
@@ -201,7 +201,7 @@ class Ledger:
             "protocol_error": not question.body,
             "bad_observation": question.body.startswith(b"bad") and pending.attempts > 0,
         }
-        return causes.get(code, False)
+        return bool(causes.get(code, False))
 
     def _check_nobody_waits(self, now: float) -> None:
         deadlines = self._deadlines

@@ -60,13 +60,14 @@ class Link:
         self.extra_s = 0.0
         self.reconnect_max_s = 1.0
         self.connections: list[Connection] = []
+        self.under_way = 0  # messages
         self.random = Random(f"{seed}/{name}")
         self._blocked = 0  # by how many faults at once
         self._blockades = 0
 
     def travel_s(self) -> float:
         """How long a message takes this time."""
-        return self.extra_s + self.delay_s * (0.5 + self.random.random())
+        return (self.extra_s + self.delay_s) * (0.5 + self.random.random())
 
     @property
     def is_blocked(self) -> bool:
@@ -89,6 +90,15 @@ class Link:
             for connection in list(self.connections):
                 connection.release()
 
+    def heal(self) -> None:
+        """Nothing is held up or delayed any more, and every broken connection is known."""
+        self.extra_s = 0.0
+        while self.is_blocked:
+            self.unblock()
+        for connection in [each for each in self.connections if each.is_cut]:
+            connection.close(at_broker=True)
+            connection.close(at_broker=False)
+
     def _give_up(self, connection: Connection, at_broker: bool, blockade: int) -> None:
         if self._blocked and blockade == self._blockades:
             connection.close(at_broker)
@@ -104,13 +114,13 @@ class Connection:
         self.deaf = False
         self.refuses_until = 0.0  # the broker's queue for it is full until then
         self._open = [True, True]  # at the peer, at the broker
-        self._is_cut = False
+        self.is_cut = False
         self._last = [0.0, 0.0]  # arrival of the latest message towards peer, broker
         self._held: list[tuple[bool, Message, Any]] = []
 
     def send(self, to_broker: bool, message: Message, note: Any = None) -> None:
         """Put a message on its way."""
-        if self._is_cut:
+        if self.is_cut:
             return
         if self.link.is_blocked:
             self._held.append((to_broker, message, note))
@@ -118,6 +128,7 @@ class Connection:
         clock = self.link.clock
         arrival = max(self._last[to_broker], clock.now + self.link.travel_s())
         self._last[to_broker] = arrival
+        self.link.under_way += 1
         clock.at(arrival, self._arrive, to_broker, message, note)
 
     def release(self) -> None:
@@ -128,7 +139,7 @@ class Connection:
 
     def cut(self, peer_after_s: float, broker_after_s: float, hint: str) -> None:
         """Break; each end notices after its own time, and what is sent from now on is lost."""
-        self._is_cut = True
+        self.is_cut = True
         self._held = []
         self.link.clock.after(peer_after_s, self.close, False)
         self.link.clock.after(broker_after_s, self.close, True, hint)
@@ -147,6 +158,7 @@ class Connection:
             self.socket.lost(self)
 
     def _arrive(self, at_broker: bool, message: Message, note: Any) -> None:
+        self.link.under_way -= 1
         if not self._open[at_broker]:
             return
         if message is _FIN:

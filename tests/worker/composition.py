@@ -1,9 +1,14 @@
 """Settings and policies, made as `python -m worker` makes them."""
 
+from typing import TypeVar
+
 from conf.compose import compose
 from worker.__main__ import build
 from worker.config import ModelConfig, WorkerConfig
 from worker.policies.pi0 import Pi0Policy
+from worker.policies.pi0_fast import Pi0FastPolicy
+
+Built = TypeVar("Built", Pi0Policy, Pi0FastPolicy)
 
 
 def compose_worker(*overrides: str) -> WorkerConfig:
@@ -18,7 +23,16 @@ def model_config(*overrides: str) -> ModelConfig:
 
 def make_policy(*overrides: str) -> Pi0Policy:
     """The policy of these settings, float32 on the CPU, not loaded."""
+    return _make(Pi0Policy, overrides)
+
+
+def make_fast_policy(*overrides: str) -> Pi0FastPolicy:
+    """As `make_policy`, of a `model=pi0_fast`."""
+    return _make(Pi0FastPolicy, overrides)
+
+
+def _make(kind: type[Built], overrides: tuple[str, ...]) -> Built:
     policy = build(compose_worker(*overrides, "device=cpu", "dtype=float32"))
-    if not isinstance(policy, Pi0Policy):
+    if not isinstance(policy, kind):
         raise TypeError(f"policy= gave a {type(policy).__name__}")
     return policy

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.golden import TOKENIZER
+from tests.golden import FOLDER, TOKENIZER
 from tests.worker.checkpoint_files import copy_golden, read_weights, write_weights
-from worker.checkpoints import Checkpoint, digest, find
+from worker.checkpoints import PUBLIC_TOKENIZER, Checkpoint, Sources, digest
+from worker.config import DownloadConfig
+from worker.download import Cache
 from worker.errors import CheckpointError
 
 WAYS_ON = r"checkpoint=DIR .*model=tiny"
@@ -17,6 +19,18 @@ WAYS_ON = r"checkpoint=DIR .*model=tiny"
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return copy_golden("pi0_aloha", tmp_path)
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Cache:
+    return Cache(DownloadConfig(cache_dir=str(tmp_path / "cache")))
+
+
+def find(
+    checkpoint: str | None, tokenizer: str | None, asset_id: str, embedded: bool
+) -> Checkpoint:
+    cache = Cache(DownloadConfig(cache_dir="nowhere"))
+    return Sources(checkpoint, tokenizer, embedded).find(asset_id, cache)
 
 
 def found(folder: Path) -> Checkpoint:
@@ -37,8 +51,7 @@ def test_all_files_are_found(folder: Path) -> None:
         (None, "no public checkpoint"),
         ("gone", "checkpoint=gone does not exist"),
         ("file:///gone", "does not exist"),
-        ("gs://openpi-assets/checkpoints/pi0_base", "checkpoint=gs://.* cannot be reached"),
-        ("s3://bucket/key", "checkpoint=s3://bucket/key cannot be reached"),
+        ("gs://openpi-assets/checkpoints/pi0_base", "checkpoint=gs://.* does not exist"),
         (str(TOKENIZER), "is a file"),
     ],
 )
@@ -51,11 +64,20 @@ def test_a_checkpoint_that_is_not_there_names_the_ways_on(
 
 def test_a_folder_without_weights_names_the_ways_on(folder: Path) -> None:
     (folder / "model.safetensors").unlink()
-    with pytest.raises(CheckpointError, match=rf"has no model\.safetensors; {WAYS_ON}"):
+    says = rf"neither model\.safetensors nor params/: it holds assets, .*{WAYS_ON}"
+    with pytest.raises(CheckpointError, match=says):
         found(folder)
-    (folder / "params").mkdir()
-    with pytest.raises(CheckpointError, match=rf"convert it first; {WAYS_ON}"):
-        found(folder)
+
+
+def test_a_folder_of_weights_alone_is_recognised() -> None:
+    with pytest.raises(CheckpointError, match=r"is a checkpoint's params/: name the folder above"):
+        found(FOLDER / "pi0_aloha" / "params")
+
+
+@pytest.mark.parametrize("address", ["ftp://host/folder", "http://host/folder"])
+def test_other_schemes_are_refused(address: str) -> None:
+    with pytest.raises(CheckpointError, match=r"is none of s3://, gs:// and file://"):
+        find(address, None, "trossen", embedded=False)
 
 
 def test_missing_statistics_name_those_that_are_there(folder: Path) -> None:
@@ -72,9 +94,45 @@ def test_a_missing_tokenizer_is_named(folder: Path) -> None:
     with pytest.raises(CheckpointError, match="tokenizer=gone is no file"):
         find(str(folder), "gone", "trossen", embedded=False)
     (folder / TOKENIZER.name).unlink()
-    with pytest.raises(CheckpointError, match="tokenizer=FILE names PaliGemma's"):
-        found(folder)
     assert find(str(folder), None, "trossen", embedded=True).tokenizer.name == "tokenizer.model"
+
+
+def test_the_public_tokenizer_stands_in_for_a_missing_one(folder: Path, cache: Cache) -> None:
+    sources = Sources(str(folder), None, embedded=False)
+    assert sources.missing(cache) is None
+    (folder / TOKENIZER.name).unlink()
+    assert sources.missing(cache) == PUBLIC_TOKENIZER
+    kept = cache.folder / "big_vision" / "paligemma_tokenizer.model"
+    kept.parent.mkdir(parents=True)
+    shutil.copy(TOKENIZER, kept)
+    assert sources.missing(cache) is None
+    assert sources.find("trossen", cache).tokenizer == kept
+
+
+def test_addresses_are_missing_until_they_are_in_the_cache(folder: Path, cache: Cache) -> None:
+    sources = Sources("gs://bucket/models/one", "s3://bucket/words.model", embedded=False)
+    assert sources.missing(cache) == "gs://bucket/models/one"
+    shutil.copytree(folder, cache.folder / "bucket" / "models" / "one")
+    assert sources.missing(cache) == "s3://bucket/words.model"
+    shutil.copy(TOKENIZER, cache.folder / "bucket" / "words.model")
+    assert sources.missing(cache) is None
+    files = sources.find("trossen", cache)
+    assert files.tokenizer == cache.folder / "bucket" / "words.model"
+    assert files.weights == cache.folder / "bucket" / "models" / "one" / "model.safetensors"
+
+
+def test_params_are_the_weights_where_there_is_no_file(folder: Path) -> None:
+    shutil.copytree(FOLDER / "pi0_aloha" / "params", folder / "params")
+    assert found(folder).weights == folder / "model.safetensors"
+    (folder / "model.safetensors").unlink()
+    files = found(folder)
+    assert files.weights == folder / "params"
+    first = digest(files, {})
+    largest = max((folder / "params").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    assert digest(files, {}) != first
 
 
 @pytest.mark.parametrize("asset", ["trossen", "droid", "physical-intelligence/libero"])

@@ -8,7 +8,7 @@ import pytest
 
 from conf.compose import FOLDER, ConfigError
 from tests.worker.composition import compose_worker
-from worker.config import ExpertConfig, WorkerConfig
+from worker.config import ExpertConfig, Normalization, WorkerConfig
 
 PUBLIC = "gs://openpi-assets/checkpoints/"
 ARMS = [True] * 6 + [False] + [True] * 6 + [False]
@@ -40,6 +40,11 @@ ROWS: list[tuple[str, list[Any]]] = [
     ("env=droid model=pi0", ["pi0", 10, None, None, "droid", "pi0_droid", None]),
     ("env=libero", ["pi05", 10, None, None, LIBERO, "pi05_libero", None]),
     ("env=libero model=pi0", ["pi0", 50, [True] * 6 + [False], None, LIBERO, None, None]),
+    ("env=droid model=pi0_fast", ["pi0_fast", 10, None, None, "droid", "pi0_fast_droid", None]),
+    (
+        "env=libero model=pi0_fast",
+        ["pi0_fast", 10, [True] * 6 + [False], None, LIBERO, None, None],
+    ),
     ("env=aloha_sim model=tiny", ["tiny", 50, None, "Transfer cube", CUBE, None, None]),
 ]
 
@@ -84,6 +89,39 @@ def test_the_models_have_the_public_sizes() -> None:
     assert list(vars(config.vision).values()) == [1152, 27, 4304, 16, 14]
     assert (config.vocab_size, config.max_token_len, config.action_dim) == (257152, 200, 32)
     assert compose_worker("env=aloha", "model=pi0").model.max_token_len == 48
+
+
+@pytest.mark.parametrize(("env", "action_dim", "length"), [("droid", 8, 250), ("libero", 7, 180)])
+def test_pi0_fast_has_no_expert_and_the_robots_own_actions(
+    env: str, action_dim: int, length: int
+) -> None:
+    config = compose_worker(f"env={env}", "model=pi0_fast")
+    model = config.model
+    assert list(vars(model.vlm).values()) == [2048, 18, 16384, 8, 1, 256]
+    assert (model.expert, model.action_dim, model.max_token_len) == (None, action_dim, length)
+    assert (model.normalization, model.discrete_state_input) == (Normalization.quantile, True)
+    assert config.policy["_target_"] == "worker.policies.pi0_fast.Pi0FastPolicy"
+
+
+def test_the_model_chooses_its_policy_unless_the_command_line_does() -> None:
+    for model, policy in (("pi0", "pi0.Pi0Policy"), ("pi05", "pi0.Pi0Policy")):
+        config = compose_worker("env=droid", f"model={model}")
+        assert config.policy["_target_"] == f"worker.policies.{policy}"
+    config = compose_worker("env=droid", "model=pi0_fast", "policy=null")
+    assert config.policy["_target_"] == "worker.policies.null.NullPolicy"
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["model=pi0", "model.expert=null"],
+        ["model=pi0_fast", "model.discrete_state_input=false"],
+        ["model=pi0", "model.discrete_state_input=true", "model.architecture=pi0_fast"],
+    ],
+)
+def test_an_expert_belongs_to_a_flow_and_text_to_pi0_fast(settings: list[str]) -> None:
+    with pytest.raises(ConfigError, match=r"model\.expert=null"):
+        compose_worker("env=droid", *settings)
 
 
 def test_only_pi05_without_libero_reads_the_state_as_text() -> None:

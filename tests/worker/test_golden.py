@@ -3,13 +3,13 @@
 import pytest
 
 from scripts.golden import Agreement, agreements
-from tests.golden import FLOW_CHECKPOINTS
+from tests.golden import CHECKPOINTS
 
 # Four cases of six comparisons or more, and the stages of the last.
 FEWEST = 24 + 5
 
 
-@pytest.mark.parametrize("checkpoint", FLOW_CHECKPOINTS)
+@pytest.mark.parametrize("checkpoint", CHECKPOINTS)
 def test_every_stage_is_within_its_limit(checkpoint: str) -> None:
     rows = list(agreements(checkpoint))
     assert len(rows) >= FEWEST - 1

@@ -136,6 +136,13 @@ def test_what_is_wrong_is_named(sent: Any, says: str) -> None:
         check(sent)
 
 
+def test_a_model_that_starts_from_no_noise_takes_none() -> None:
+    spec = ROBOTS[Robot.aloha]
+    assert parse(aloha(noise=None), spec.vectors, spec.images, None, None).noise is None
+    with pytest.raises(BadObservation, match="noise: expected none"):
+        parse(aloha(noise=np.ones(NOISE, np.float32)), spec.vectors, spec.images, None, None)
+
+
 def test_a_nested_observation_is_told_the_flat_keys() -> None:
     with pytest.raises(BadObservation, match="observation: no such key; did you mean observation/"):
         check({"observation": {"joint_position": np.zeros(7)}}, Robot.droid)

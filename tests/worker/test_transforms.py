@@ -3,9 +3,12 @@
 import numpy as np
 import pytest
 
-from tests.worker.composition import make_policy
+from tests.golden import FAST_CHECKPOINT, overrides
+from tests.worker.composition import make_fast_policy, make_policy
+from worker.config import Robot
 from worker.errors import ConfigError
 from worker.observations import Array
+from worker.robots import ROBOTS
 from worker.robots.aloha import GRIPPERS, SIGNS, actions_from_model, state_to_model
 from worker.transforms import ModelInput, Transforms
 
@@ -64,6 +67,43 @@ def test_aloha_turns_four_joints_and_both_grippers() -> None:
 
 def test_an_opening_beyond_the_linkage_stays_finite() -> None:
     assert np.isfinite(state_to_model(np.full(14, 9.0))).all()
+
+
+FAST = [*overrides(FAST_CHECKPOINT), "env.asset_id=droid"]
+GREY = np.full((224, 224, 3), 90, np.uint8)
+
+
+def test_pi0_fast_on_droid_sees_black_between_base_and_wrist() -> None:
+    sent = {
+        "observation/joint_position": np.zeros(7),
+        "observation/gripper_position": 0.5,
+        "observation/exterior_image_1_left": GREY,
+        "observation/wrist_image_left": GREY + 1,
+        "prompt": "fold",
+    }
+    images = make_fast_policy(*FAST).transforms.inputs(sent).images
+    assert list(images) == ["base_0_rgb", "base_1_rgb", "wrist_0_rgb"]
+    assert [image.max() for image in images.values()] == [90, 0, 91]
+
+
+def test_pi0_fast_on_libero_sees_black_last_and_a_state_longer_than_actions() -> None:
+    sent = {
+        "observation/state": np.zeros(8),
+        "observation/image": GREY,
+        "observation/wrist_image": GREY + 1,
+        "prompt": "fold",
+    }
+    made = make_fast_policy(*FAST, "env=libero", "model.action_dim=7").transforms
+    given = made.inputs(sent)
+    assert list(given.images) == ["base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb"]
+    assert [image.max() for image in given.images.values()] == [90, 91, 0]
+    assert given.state.shape == (8,)
+    assert made.outputs(np.zeros(256, np.int64), given).shape == (10, 7)
+
+
+def test_pi0_fast_on_aloha_leaves_absent_cameras_out() -> None:
+    made = ROBOTS[Robot.aloha].fast_pictures({"base_0_rgb": GREY})
+    assert list(made) == ["base_0_rgb"]
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ pi0.5's norms are adaptive: scale, shift and gate come from the time of the flow
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
 import torch
@@ -14,9 +15,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from worker.config import ExpertConfig
+from worker.models.attention import attend
 
 ROPE_BASE = 10000.0
 
+Rope = tuple[Tensor, Tensor]
+"""Cosines and sines of some positions: see `rope_at`."""
 Modulation = tuple[Tensor, Tensor, Tensor]
 """Scale, shift and gate of one adaptive norm, each broadcastable to (batch, tokens, width)."""
 
@@ -27,10 +31,12 @@ class Cache:
 
     keys: list[Tensor]
     values: list[Tensor]
+    valid: Tensor | None = None
+    """bool (batch, tokens), False for padding, which no position counts; None: there is none."""
 
     @property
     def length(self) -> int:
-        """Tokens held; also the position of the next one, since none is ever masked."""
+        """Tokens held, padding among them."""
         return self.keys[0].shape[2]
 
 
@@ -74,25 +80,24 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(config.width, keys, bias=False)
         self.o_proj = nn.Linear(queries, config.width, bias=False)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        batch, tokens, _ = x.shape
-        return x.view(batch, tokens, -1, self.config.head_dim).transpose(1, 2)
+    def project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """Rotated queries and keys, and values, of `x` (batch, tokens, width).
 
-    def keys_values(self, x: Tensor, rope: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        """Rotated keys, and values, of `x` (batch, tokens, width): (batch, kv heads, tokens, d)."""
-        return rotate(self._heads(self.k_proj(x)), rope), self._heads(self.v_proj(x))
+        Each (batch, heads, tokens, head dim); keys and values have the key heads.
+        """
+        queries = rotate(heads(self.q_proj(x), self.config.head_dim), rope)
+        return queries, *self.keys_values(x, rope)
+
+    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """The last two of `project`."""
+        keys, values = (heads(proj(x), self.config.head_dim) for proj in (self.k_proj, self.v_proj))
+        return rotate(keys, rope), values
 
     def forward(
-        self, x: Tensor, rope: tuple[Tensor, Tensor], keys: Tensor, values: Tensor
+        self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """Queries of `x` over all of `keys` and `values`; returns (batch, tokens, width)."""
-        queries = rotate(self._heads(self.q_proj(x)), rope)
-        # With one key head this is a view, and on a CPU faster than queries folded into rows.
-        share = self.config.num_heads // self.config.num_kv_heads
-        keys, values = (
-            t[:, :, None].expand(-1, -1, share, -1, -1).flatten(1, 2) for t in (keys, values)
-        )
-        mixed = F.scaled_dot_product_attention(queries, keys, values)
+        """What the queries find among the keys, (batch, tokens, width); `mask` as in `attend`."""
+        mixed = attend(queries, keys, values, mask)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
         return out
 
@@ -123,18 +128,31 @@ class Block(nn.Module):
         self.post_attention_layernorm = RMSNorm(config.width, adaptive)
         self.mlp = Mlp(config.width, config.mlp_dim)
 
+    def project(
+        self, x: Tensor, rope: Rope, modulation: Modulation | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of `x` (batch, tokens, width): see `Attention.project`."""
+        return self.self_attn.project(self.input_layernorm(x, modulation), rope)
+
+    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """The last two of `project`."""
+        return self.self_attn.keys_values(self.input_layernorm(x), rope)
+
     def forward(
         self,
         x: Tensor,
-        normed: Tensor,
-        rope: tuple[Tensor, Tensor],
+        queries: Tensor,
         keys: Tensor,
         values: Tensor,
         modulations: Sequence[Modulation | None] = (None, None),
+        mask: Tensor | None = None,
     ) -> Tensor:
-        """`x` (batch, tokens, width) through the layer; `normed` is `input_layernorm(x)`."""
+        """`x` (batch, tokens, width) through the layer; `queries` are those of `project(x)`.
+
+        `keys`, `values`, `mask`: all that the tokens may see, as `attend` takes them.
+        """
         attention, mlp = modulations
-        x = x + _gated(self.self_attn(normed, rope, keys, values), attention)
+        x = x + _gated(self.self_attn(queries, keys, values, mask), attention)
         return x + _gated(self.mlp(self.post_attention_layernorm(x, mlp)), mlp)
 
 
@@ -157,43 +175,67 @@ class Gemma(nn.Module):
         norms = [n for b in self.blocks for n in (b.input_layernorm, b.post_attention_layernorm)]
         return [norm.modulation(cond) for norm in (*norms, self.norm)]
 
-    def extend(self, x: Tensor, past: Cache | None = None) -> Cache:
+    def extend(self, x: Tensor, past: Cache | None = None, valid: Tensor | None = None) -> Cache:
         """Keys and values of `past` and then of `x` (batch, tokens, width).
 
-        The tokens of `x` see `past` and each other. Of the last layer only keys and values are
+        The tokens of `x` see `past` and each other; `valid`: bool (batch, tokens), False for
+        padding at its end, None where there is none. Of the last layer only keys and values are
         computed: nothing else of it is ever used.
         """
-        rope = self._rope(x, past)
-        cache = Cache([], [])
+        rope, mask = self._rope(x, past), _seen(x, past, valid)
+        cache = Cache([], [], mask)
         for index, block in enumerate(self.blocks):
-            normed = block.input_layernorm(x)
-            keys, values = block.self_attn.keys_values(normed, rope)
-            keys, values = _append(past, index, keys, values)
+            is_last = index + 1 == len(self.layers)
+            queries, *new = (
+                (None, *block.keys_values(x, rope)) if is_last else block.project(x, rope)
+            )
+            keys, values = _append(past, index, *new)
             cache.keys.append(keys)
             cache.values.append(values)
-            if index + 1 < len(self.layers):
-                x = block(x, normed, rope, keys, values)
+            if queries is not None:
+                x = block(x, queries, keys, values, mask=_as_mask(mask))
         return cache
 
     def forward(
         self, x: Tensor, past: Cache, modulations: Sequence[Modulation] | None = None
     ) -> Tensor:
         """`x` (batch, tokens, width), seeing `past` and itself, through all layers and the norm."""
-        rope = self._rope(x, past)
+        rope, mask = self._rope(x, past), _as_mask(_seen(x, past, None))
         parts: Sequence[Modulation | None] = (
             modulations if modulations is not None else [None] * (2 * len(self.layers) + 1)
         )
         for index, block in enumerate(self.blocks):
             pair = parts[2 * index : 2 * index + 2]
-            normed = block.input_layernorm(x, pair[0])
-            keys, values = block.self_attn.keys_values(normed, rope)
-            x = block(x, normed, rope, *_append(past, index, keys, values), pair)
+            queries, *new = block.project(x, rope, pair[0])
+            x = block(x, queries, *_append(past, index, *new), pair, mask)
         out: Tensor = self.norm(x, parts[-1])
         return out
 
-    def _rope(self, x: Tensor, past: Cache | None) -> tuple[Tensor, Tensor]:
+    def _rope(self, x: Tensor, past: Cache | None) -> Rope:
+        head_dim, tokens = self.config.head_dim, x.shape[1]
         start = 0 if past is None else past.length
-        return rope_tables(start, x.shape[1], self.config.head_dim, x.device)
+        if past is None or past.valid is None:
+            return rope_tables(start, tokens, head_dim, x.device)
+        table = rope_tables(0, start + tokens, head_dim, x.device)
+        places = past.valid.sum(1)[:, None, None] + torch.arange(tokens, device=x.device)
+        return table[0][places], table[1][places]
+
+
+def _seen(x: Tensor, past: Cache | None, valid: Tensor | None) -> Tensor | None:
+    """Which tokens of `past` and `x` are no padding, bool (batch, tokens); None: all."""
+    before = None if past is None else past.valid
+    if before is None and valid is None:
+        return None
+    new = x.new_ones(x.shape[:2], dtype=torch.bool) if valid is None else valid
+    if past is None:
+        return new
+    if before is None:
+        before = x.new_ones((x.shape[0], past.length), dtype=torch.bool)
+    return torch.cat([before, new], dim=1)
+
+
+def _as_mask(seen: Tensor | None) -> Tensor | None:
+    return None if seen is None else seen[:, None, None]
 
 
 def _append(past: Cache | None, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
@@ -205,24 +247,42 @@ def _append(past: Cache | None, layer: int, keys: Tensor, values: Tensor) -> tup
     )
 
 
+def heads(x: Tensor, head_dim: int) -> Tensor:
+    """`x` (batch, tokens, heads * head dim) as (batch, heads, tokens, head dim)."""
+    return x.view(*x.shape[:2], -1, head_dim).transpose(1, 2)
+
+
 def _gated(x: Tensor, modulation: Modulation | None) -> Tensor:
     return x if modulation is None else x * modulation[2].to(x.dtype)
 
 
-def rope_tables(
-    start: int, count: int, head_dim: int, device: torch.device
-) -> tuple[Tensor, Tensor]:
+def rope_tables(start: int, count: int, head_dim: int, device: torch.device) -> Rope:
     """Cosines and sines, float32 (count, head_dim / 2), of positions `start`, `start` + 1, ...
+
+    See `rope_at`. Views of a table that is computed once.
+    """
+    cos, sin = _rope_table(1 << (start + count - 1).bit_length(), head_dim, device)
+    return cos[start : start + count], sin[start : start + count]
+
+
+@cache
+def _rope_table(count: int, head_dim: int, device: torch.device) -> Rope:
+    # Tensors made in inference mode could not be saved for a gradient later.
+    with torch.inference_mode(False):
+        return rope_at(torch.arange(count, device=device), head_dim)
+
+
+def rope_at(positions: Tensor, head_dim: int) -> Rope:
+    """Cosines and sines, float32 (..., head_dim / 2), of `positions` (...).
 
     The angles of rotary embedding (arXiv 2104.09864), position / base^(2i/d).
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=device) / head_dim
-    positions = torch.arange(start, start + count, dtype=torch.float32, device=device)
-    angles = positions[:, None] / ROPE_BASE**exponents
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32, device=positions.device)
+    angles = positions[..., None].float() / ROPE_BASE ** (exponents / head_dim)
     return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, rope: tuple[Tensor, Tensor]) -> Tensor:
+def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turn the halves of `x` (batch, heads, tokens, head dim) against each other, in float32."""
     cos, sin = rope
     first, second = x.float().chunk(2, dim=-1)

@@ -7,7 +7,9 @@ its final dtype and place, and filled through a small buffer: a checkpoint is ne
 import re
 import zlib
 from pathlib import Path
+from typing import TypeVar
 
+import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -16,6 +18,8 @@ from worker.config import ModelConfig
 from worker.models.gemma import RMSNorm
 from worker.models.names import match
 from worker.models.pi0 import Pi0
+from worker.orbax import OrbaxWeights
+from worker.orbax_names import Array
 from worker.weights_file import StoredTensor, WeightsFile
 
 STAGING_BYTES = 4 * 2**20
@@ -26,18 +30,27 @@ TORCH_DTYPES = {
     "BF16": torch.bfloat16,
 }
 
+Model = TypeVar("Model", bound=nn.Module)
+
 
 def load_model(
     config: ModelConfig, weights: Path | None, device: torch.device, dtype: torch.dtype
 ) -> Pi0:
-    """The model of `config` with the weights of a file, or seeded ones where `weights` is None.
+    """The pi0 or pi0.5 of `config`, filled: see `fill`."""
+    with torch.device("meta"):
+        model = Pi0(config)
+    return fill(model, weights, device, dtype)
+
+
+def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Model:
+    """Give `model`, without memory so far, a checkpoint's weights, or seeded ones where None.
+
+    `weights` is a safetensors file, or a folder in JAX's form (`params/`).
 
     `dtype` is that of the transformers; norms and small projections stay float32. Raises
     `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
     another shape.
     """
-    with torch.device("meta"):
-        model = Pi0(config)
     wide = _float32_parameters(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     dtypes = {name: torch.float32 if name in wide else dtype for name in shapes}
@@ -45,13 +58,37 @@ def load_model(
         for name, shape in shapes.items():
             _assign(model, name, seeded(name, shape).to(device, dtypes[name]))
     else:
-        staging = torch.empty(STAGING_BYTES, dtype=torch.uint8)
-        with WeightsFile(weights) as file:
-            for name, stored in match(file, shapes).items():
-                tensor = torch.empty(stored.shape, dtype=dtypes[name], device=device)
-                read_tensor(file, stored, tensor, staging)
-                _assign(model, name, tensor)
+        for name, shape in shapes.items():
+            _assign(model, name, torch.empty(shape, dtype=dtypes[name], device=device))
+        parameters = {name: p.detach() for name, p in model.named_parameters()}
+        (read_orbax if weights.is_dir() else read_file)(weights, parameters)
     return model.eval().requires_grad_(False)
+
+
+def read_file(path: Path, parameters: dict[str, Tensor]) -> None:
+    """Fill `parameters`, by our names, from a safetensors file."""
+    staging = torch.empty(STAGING_BYTES, dtype=torch.uint8)
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    with WeightsFile(path) as file:
+        for name, theirs in match(file, shapes).items():
+            read_tensor(file, file.tensors[theirs], parameters[name], staging)
+
+
+def read_orbax(folder: Path, parameters: dict[str, Tensor]) -> None:
+    """Fill `parameters`, by our names, from JAX's form, as its pieces come."""
+    weights = OrbaxWeights(folder)
+    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
+    targets = {theirs: parameters[name] for name, theirs in match(weights, shapes).items()}
+    for piece in weights.pieces():
+        target = targets[piece.name][piece.start : piece.start + len(piece.values)]
+        target.copy_(as_tensor(piece.values))
+
+
+def as_tensor(values: Array) -> Tensor:
+    """The same memory as a tensor; torch does not know numpy's bfloat16."""
+    if values.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
+    return torch.from_numpy(values)
 
 
 def read_tensor(file: WeightsFile, stored: StoredTensor, tensor: Tensor, staging: Tensor) -> None:

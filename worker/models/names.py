@@ -4,10 +4,12 @@ Checkpoints in PyTorch's form name their tensors after the modules of the transf
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Protocol
 
 from worker.errors import CheckpointError
-from worker.weights_file import StoredTensor, WeightsFile
+from worker.weights_file import Description
 
 # Our module's name, and the public checkpoints' name for it.
 _PALIGEMMA = "paligemma_with_expert.paligemma"
@@ -33,6 +35,18 @@ _EMBED_TOKENS = f"{_PALIGEMMA}.model.language_model.embed_tokens.weight"
 _UNUSED = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight", _EMBED_TOKENS})
 
 
+class Tensors(Protocol):
+    """A checkpoint's weights in either form, by their public names."""
+
+    @property
+    def path(self) -> Path:
+        """Where they lie, for messages."""
+
+    @property
+    def tensors(self) -> Mapping[str, Description]:
+        """What they are."""
+
+
 def checkpoint_name(name: str) -> str:
     """The public checkpoints' name of our parameter `name`."""
     for ours, theirs in _RENAMES:
@@ -41,12 +55,15 @@ def checkpoint_name(name: str) -> str:
     return name
 
 
-def match(file: WeightsFile, shapes: dict[str, tuple[int, ...]]) -> dict[str, StoredTensor]:
-    """Which stored tensor fills which parameter. Raises `CheckpointError` where they don't fit."""
+def match(file: Tensors, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """Which stored tensor fills which parameter: the file's own name, by ours.
+
+    Raises `CheckpointError` where they don't fit.
+    """
     # LeRobot stores the same tensors one level down.
     prefix = "model." if all(n.startswith("model.") for n in file.tensors) else ""
     left = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items()}
-    matched: dict[str, StoredTensor] = {}
+    matched: dict[str, str] = {}
     for name, shape in shapes.items():
         theirs = checkpoint_name(name)
         if theirs == _EMBEDDING and theirs not in left:
@@ -62,7 +79,7 @@ def match(file: WeightsFile, shapes: dict[str, tuple[int, ...]]) -> dict[str, St
                 f"{file.path}: {prefix}{theirs} has shape {list(tensor.shape)}, expected"
                 f" {list(shape)}; {_hint_of_shape(name)}"
             )
-        matched[name] = tensor
+        matched[name] = prefix + theirs
     unexpected = sorted(left.keys() - _UNUSED)
     if unexpected:
         raise CheckpointError(
@@ -78,7 +95,7 @@ def _hint_of_absence(name: str, others: Iterable[str]) -> str:
     layer = re.search(r"layers\.\d+\.", name)
     if layer and not any(name[: layer.end()] in other for other in others):
         return f"model.{_part(name)}.depth= probably differs"
-    return "is it a pi0 or a pi05? model= probably differs (or the file is neither)"
+    return "is it a pi0 or a pi05, or a pi0_fast? model= probably differs (or the file is none)"
 
 
 def _hint_of_shape(name: str) -> str:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from worker.config import Architecture, ModelConfig
 from worker.models.gemma import Cache, Gemma, Modulation
-from worker.models.siglip import SigLip
+from worker.models.paligemma import PaliGemma
 
 
 @dataclass
@@ -28,18 +28,14 @@ class FlowStep:
     """pi0.5: scale, shift and gate of every norm of the expert."""
 
 
-class Pi0(nn.Module):
-    """One model of the family. `model.architecture` says which."""
+class Pi0(PaliGemma):
+    """pi0 or pi0.5. `model.architecture` says which."""
 
     def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.pi05 = config.architecture is Architecture.pi05
-        width = config.expert.width
-        self.vision = SigLip(config.vision, config.vlm.width)
-        self.embedding = nn.Parameter(torch.empty(config.vocab_size, config.vlm.width))
-        self.vlm = Gemma(config.vlm)
-        self.expert = Gemma(config.expert, adaptive=self.pi05)
+        self.width = width = config.action_expert.width
+        self.expert = Gemma(config.action_expert, adaptive=self.pi05)
         self.action_in_proj = nn.Linear(config.action_dim, width)
         self.action_out_proj = nn.Linear(width, config.action_dim)
         if self.pi05:
@@ -50,27 +46,20 @@ class Pi0(nn.Module):
             self.action_time_mlp_in = nn.Linear(2 * width, width)
             self.action_time_mlp_out = nn.Linear(width, width)
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """What the three transformers compute in; the small projections are always float32."""
-        return self.embedding.dtype
-
-    def embed_prefix(self, images: Tensor, tokens: Tensor) -> Tensor:
-        """Tokens of present cameras, then of the prompt: (batch, n, vlm width).
-
-        `images`: uint8 (batch, cameras, 224, 224, 3); `tokens`: int64 (batch, length).
-        """
-        seen = self.vision(images.flatten(0, 1)).unflatten(0, images.shape[:2]).flatten(1, 2)
-        text = F.embedding(tokens, self.embedding) * math.sqrt(self.config.vlm.width)
-        return torch.cat([seen, text], dim=1)
-
-    def prefix(self, images: Tensor, tokens: Tensor, state: Tensor) -> Cache:
+    def prefix(
+        self, images: Tensor, tokens: Tensor, state: Tensor, lengths: Tensor | None = None
+    ) -> Cache:
         """Keys and values of all that no flow step changes.
 
-        Shapes as in `embed_prefix`; `state`: float32 (batch, action dim), normalised. pi0's state
-        token sees the prefix but not the actions, so it belongs here too; pi0.5 has none.
+        Shapes as in `embed_prefix`; `state`: float32 (batch, action dim), normalised; `lengths`:
+        int64 (batch,), how many of `tokens` are no padding, None: all. pi0's state token sees the
+        prefix but not the actions, so it belongs here too; pi0.5 has none.
         """
-        cache = self.vlm.extend(self.embed_prefix(images, tokens))
+        x, valid = self.embed_prefix(images, tokens), None
+        if lengths is not None:
+            ends = x.shape[1] - tokens.shape[1] + lengths
+            valid = torch.arange(x.shape[1], device=x.device) < ends[:, None]
+        cache = self.vlm.extend(x, valid=valid)
         if self.pi05:
             return cache
         return self.expert.extend(self.embed_state(state).to(self.dtype), cache)
@@ -82,10 +71,9 @@ class Pi0(nn.Module):
 
     def flow_step(self, time: float) -> FlowStep:
         """What the network needs of `time`, once for all requests."""
-        width = self.config.expert.width
-        embedded = embed_time(time, width).to(self.action_in_proj.weight.device)
+        embedded = embed_time(time, self.width).to(self.action_in_proj.weight.device)
         if not self.pi05:
-            weight = self.action_time_mlp_in.weight[:, width:]
+            weight = self.action_time_mlp_in.weight[:, self.width :]
             return FlowStep(F.linear(embedded, weight, self.action_time_mlp_in.bias), None)
         cond = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
         return FlowStep(cond, self.expert.modulations(cond))
@@ -103,7 +91,7 @@ class Pi0(nn.Module):
         tokens: Tensor = self.action_in_proj(noisy)
         if self.pi05:
             return tokens
-        weight = self.action_time_mlp_in.weight[:, : self.config.expert.width]
+        weight = self.action_time_mlp_in.weight[:, : self.width]
         mixed: Tensor = self.action_time_mlp_out(F.silu(F.linear(tokens, weight) + step.cond))
         return mixed
 
@@ -117,7 +105,8 @@ class Pi0(nn.Module):
         """Actions, float32 (batch, horizon, action dim), from `noise` of that shape."""
         actions = noise
         for step in steps:
-            actions = actions - self.velocity(actions, cache, step) / len(steps)
+            velocity = self.velocity(actions, cache, step)
+            actions = torch.sub(actions, velocity, alpha=1.0 / len(steps))
         return actions
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import zlib
 from typing import Any
 
@@ -16,16 +17,25 @@ def fingerprint(observation: dict[str, Any]) -> int:
         if isinstance(value, dict):
             checksum = zlib.crc32(fingerprint(value).to_bytes(4, "little"), checksum)
         elif isinstance(value, np.ndarray):
-            checksum = zlib.crc32(np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, checksum)
+            checksum = zlib.crc32(
+                np.ascontiguousarray(value).reshape(-1).view(np.uint8).data, checksum
+            )
         else:
             checksum = zlib.crc32(repr(value).encode(), checksum)
     return checksum
 
 
 class EchoPolicy:
-    """`actions` are filled with the observation's fingerprint; `observation` is what came."""
+    """`actions` are filled with the observation's fingerprint; `observation` is what came.
 
-    def __init__(self, action_horizon: int = 50, action_dim: int = 14) -> None:
+    Raises:
+        ValueError: `time_s`, the seconds that an answer takes, is negative.
+    """
+
+    def __init__(self, action_horizon: int = 50, action_dim: int = 14, time_s: float = 0.0) -> None:
+        if time_s < 0.0:
+            raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
+        self._time_s = time_s
         self._shape = (action_horizon, action_dim)
         self.digest = f"echo-{action_horizon}-{action_dim}"
         self.metadata = {
@@ -36,11 +46,16 @@ class EchoPolicy:
             "digest": self.digest,
         }
 
+    def warm_up(self) -> float:
+        """Milliseconds that an inference takes."""
+        return self._time_s * 1e3
+
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Float64 (action_horizon, action_dim), each number the fingerprint; and the observation.
 
         The seed that the worker adds is left out of both.
         """
+        time.sleep(self._time_s)
         asked = {key: value for key, value in observation.items() if key != "seed"}
         actions = np.full(self._shape, float(fingerprint(asked)))
         return {"actions": actions, "observation": asked}

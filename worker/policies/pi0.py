@@ -1,34 +1,52 @@
-"""The policy that this project is about: a pi0 or pi0.5 between a robot's two transforms.
+"""The policies that this project is about: a model of the pi0 family between two transforms.
 
 Made cheaply, so that a worker can say what it is before torch is imported; `load` does the rest.
 """
 
 import logging
 import time
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 
 from client.errors import BadObservation, PolicyFailed
 from worker import checkpoints
-from worker.config import Device, Dtype, EnvConfig, ModelConfig, RuntimeConfig
-from worker.errors import CheckpointError
+from worker.config import (
+    Architecture,
+    Device,
+    DownloadConfig,
+    Dtype,
+    EnvConfig,
+    ModelConfig,
+    RuntimeConfig,
+)
+from worker.download import Cache, fetch
+from worker.errors import CheckpointError, ConfigError
 from worker.norm_stats import read_norm_stats
-from worker.observations import Image, describe
+from worker.observations import Array, Image, describe
 from worker.robots import ROBOTS
 from worker.tokenizers import PromptTokenizer
-from worker.transforms import ModelInput, Transforms
+from worker.transforms import ModelInput, Transforms, check_fit
 
 if TYPE_CHECKING:
-    from worker.models.runner import Actions, Runner
+    from worker.models.runner import Runner
 
 log = logging.getLogger(__name__)
 
+Raw = npt.NDArray[Any]
+"""What a model answers: normalised actions, or tokens that stand for them."""
+RunnerOf = TypeVar("RunnerOf", bound=Callable[[Sequence[ModelInput]], Sequence[Raw]])
 
-class Pi0Policy:
+
+class ChunkPolicy(ABC, Generic[RunnerOf]):
     """`infer` turns one observation of `env`'s robot into one chunk of its actions."""
+
+    architectures: ClassVar[tuple[Architecture, ...]]
+    """Those that this policy can serve."""
 
     def __init__(
         self,
@@ -42,45 +60,65 @@ class Pi0Policy:
         num_steps: int = 10,
         seed: int = 0,
         default_prompt: str | None = None,
+        download: DownloadConfig | None = None,
     ) -> None:
-        """Check settings and files; nothing heavy is imported or read.
+        """Check settings and files; nothing heavy is imported, read or downloaded.
 
+        Where files are still to be downloaded, `load` does that, and `digest` is None until then.
         Raises `ConfigError` for settings that can't go together and `CheckpointError` for files
         that are missing or don't fit.
         """
+        if model.architecture not in self.architectures:
+            raise ConfigError(
+                f"policy._target_={type(self).__name__} cannot serve"
+                f" model.architecture={model.architecture}; leave policy= to model="
+            )
         self._env, self._model, self._runtime = env, model, runtime
         self._device, self._dtype = Device(device), Dtype(dtype)
         self._num_steps, self._seed = num_steps, seed
         self._default_prompt = default_prompt
-        self._files = checkpoints.find(checkpoint, tokenizer, env.asset_id, model.embedded)
+        self._sources = checkpoints.Sources(checkpoint, tokenizer, model.embedded)
+        self._download = download or DownloadConfig()
+        self._cache = Cache(self._download)
+        self._runner: RunnerOf | None = None
+        self.digest: str | None = None
+        check_fit(env, model)
+        if self._sources.missing(self._cache) is None:
+            self._open()
+        self.metadata = self._describe()
+
+    def _open(self) -> None:
+        """Read the small files. Raises `CheckpointError` where one is missing or doesn't fit."""
+        self._files = self._sources.find(self._env.asset_id, self._cache)
         self.transforms = self._make_transforms()
         self.digest = checkpoints.digest(self._files, self._decisive())
-        self.metadata = self._describe()
-        self._runner: Runner | None = None
+
+    @abstractmethod
+    def _make_runner(self) -> RunnerOf:
+        """Load the model; torch is imported here and not before."""
 
     @property
-    def runner(self) -> "Runner":
+    def runner(self) -> RunnerOf:
         """The loaded model. Raises `RuntimeError` before `load`."""
         if self._runner is None:
             raise RuntimeError("the policy was not loaded: call load() before infer()")
         return self._runner
 
     def load(self) -> None:
-        """Import torch and read the weights. Raises `CheckpointError` where they don't fit."""
+        """Download what is missing, import torch and read the weights.
+
+        Raises `CheckpointError` where files cannot be had or don't fit.
+        """
         import torch
 
-        from worker.models.runner import Runner
-
+        while (location := self._sources.missing(self._cache)) is not None:
+            fetch(location, self._download)
+        if self.digest is None:
+            self._open()
+            self.metadata = self._describe()
         if self._runtime.threads is not None:
             torch.set_num_threads(self._runtime.threads)
-        self._runner = Runner(
-            self._model,
-            self._files.weights,
-            self._device,
-            self._dtype,
-            self._num_steps,
-            self._seed,
-        )
+        self._runner = self._make_runner()
         if self._files.weights is None:
             log.warning(
                 "model=%s is UNTRAINED: its weights are made up from a fixed seed, so the robot"
@@ -142,7 +180,7 @@ class Pi0Policy:
         except BadObservation as error:
             return error
 
-    def _answer(self, raw: "Actions", given: ModelInput) -> dict[str, Any] | PolicyFailed:
+    def _answer(self, raw: Raw, given: ModelInput) -> dict[str, Any] | PolicyFailed:
         actions = self.transforms.outputs(raw, given)
         if not np.isfinite(actions).all():
             return PolicyFailed("the model's actions are not finite; is dtype= or the state sane?")
@@ -153,26 +191,28 @@ class Pi0Policy:
         stats = read_norm_stats(
             self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
         )
-        tokenizer = PromptTokenizer(self._files.tokenizer, self._model.max_token_len)
+        tokenizer, decode = self._make_tokenizer()
         if tokenizer.vocab_size > self._model.vocab_size:
             raise CheckpointError(
                 f"{self._files.tokenizer} has {tokenizer.vocab_size} tokens, the model"
                 f" {self._model.vocab_size}: tokenizer= or model.vocab_size= is wrong"
             )
-        return Transforms(self._env, self._model, stats, tokenizer, self._default_prompt)
+        return Transforms(self._env, self._model, stats, tokenizer, self._default_prompt, decode)
+
+    def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array] | None]:
+        """Prompts to tokens; and what the model answers to normalised actions, if it isn't them."""
+        return PromptTokenizer(self._files.tokenizer, self._model.max_token_len), None
 
     def _decisive(self) -> dict[str, Any]:
         return {
             "policy": type(self).__name__,
             "env": asdict(self._env),
             "model": asdict(self._model),
-            "num_steps": self._num_steps,
-            "seed": self._seed,
             "default_prompt": self._default_prompt,
         }
 
     def _describe(self) -> dict[str, Any]:
-        robot = self.transforms.robot
+        robot = ROBOTS[self._env.robot]
         metadata: dict[str, Any] = {
             "robot": str(self._env.robot),
             "env": self._env.name,
@@ -181,11 +221,10 @@ class Pi0Policy:
             "action_dim": robot.action_dim,
             "model_action_dim": self._model.action_dim,
             "control_hz": self._env.control_hz,
-            "num_steps": self._num_steps,
             "observation": describe(robot.vectors, robot.images, self._default_prompt),
             "default_prompt": self._default_prompt,
             "digest": self.digest,
-            "untrained": self._files.weights is None,
+            "untrained": self._model.embedded and self._sources.checkpoint is None,
         }
         if self._env.reset_pose is not None:
             metadata["reset_pose"] = list(self._env.reset_pose)
@@ -201,3 +240,27 @@ class Pi0Policy:
                 branch = branch.setdefault(part, {})
             branch[spec.path[-1]] = np.zeros((3, 224, 224), np.uint8)
         return observation
+
+
+class Pi0Policy(ChunkPolicy["Runner"]):
+    """pi0 and pi0.5."""
+
+    architectures = (Architecture.pi0, Architecture.pi05)
+
+    def _make_runner(self) -> "Runner":
+        from worker.models.runner import Runner
+
+        return Runner(
+            self._model,
+            self._files.weights,
+            self._device,
+            self._dtype,
+            self._num_steps,
+            self._seed,
+        )
+
+    def _decisive(self) -> dict[str, Any]:
+        return {**super()._decisive(), "num_steps": self._num_steps, "seed": self._seed}
+
+    def _describe(self) -> dict[str, Any]:
+        return {**super()._describe(), "num_steps": self._num_steps}

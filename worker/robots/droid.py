@@ -13,4 +13,9 @@ DROID = RobotSpec(
         Image(("observation/wrist_image_left",), "left_wrist_0_rgb"),
     ),
     action_dim=8,
+    fast_cameras={
+        "base_0_rgb": "base_0_rgb",
+        "base_1_rgb": None,
+        "wrist_0_rgb": "left_wrist_0_rgb",
+    },
 )

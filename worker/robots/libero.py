@@ -10,4 +10,9 @@ LIBERO = RobotSpec(
         Image(("observation/wrist_image",), "left_wrist_0_rgb"),
     ),
     action_dim=7,
+    fast_cameras={
+        "base_0_rgb": "base_0_rgb",
+        "left_wrist_0_rgb": "left_wrist_0_rgb",
+        "right_wrist_0_rgb": None,
+    },
 )

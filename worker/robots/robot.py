@@ -1,6 +1,6 @@
 """What a robot module says about its robot: data, and where needed a change of convention."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -29,6 +29,11 @@ class RobotSpec:
     images: tuple[Image, ...]
     action_dim: int
     adaptation: Adaptation | None = None
+    fast_cameras: Mapping[str, str | None] | None = None
+    """pi0-FAST's cameras in its order, each with ours, or None: a black image, not masked.
+
+    None: those of `CAMERAS` that came.
+    """
 
     @property
     def state_dim(self) -> int:
@@ -47,3 +52,13 @@ class RobotSpec:
             if key_name(spec.path) in observation.images
         }
         return {camera: found[camera] for camera in CAMERAS if camera in found}
+
+    def fast_pictures(self, pictures: Mapping[str, Picture]) -> dict[str, Picture]:
+        """pi0-FAST's images of `pictures`, uint8 (H, W, 3) of one size, in its order."""
+        if self.fast_cameras is None:
+            return dict(pictures)
+        black = np.zeros_like(next(iter(pictures.values())))
+        return {
+            camera: black if ours is None else pictures[ours]
+            for camera, ours in self.fast_cameras.items()
+        }

@@ -1,0 +1,217 @@
+"""What the core itself costs for one request, by number of robots and of workers.
+
+    python -m benchmarks.scheduling
+
+Robots ask, workers answer and everybody's heartbeats run on simulated time, so nothing but the
+core is measured: all of its events (a request, its result, and the heartbeats that fall between)
+over the number of requests answered. No sockets, no header decoding.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import heapq
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")  # no display: must be chosen before pyplot is imported
+
+from matplotlib import pyplot as plt
+from rich.console import Console
+from rich.table import Table
+
+from broker.config import BrokerConfig
+from broker.core import Core
+from broker.events import Event, RobotMessage, Tick, ToRobot, ToWorker, WorkerMessage
+from client.wire import RequestId
+
+ROBOTS = (1, 10, 100, 1000)
+WORKERS = (1, 10, 100)
+BAR_US = 60.0  # at the most robots and workers
+INFERENCE_S = 0.02
+THINK_S = 0.0005  # between a robot's answer and its next request
+DEADLINE_MS = 3_600_000.0  # so that nothing but scheduling happens
+PAYLOAD = (bytes(1000),)
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measurement: microseconds for a request, the median of several runs and their spread."""
+
+    robots: int
+    workers: int
+    median_us: float
+    fastest_us: float
+    slowest_us: float
+
+
+class Fleet:
+    """Robots that always want the next answer, and workers that always give it, around a core."""
+
+    def __init__(self, robots: int, workers: int) -> None:
+        self.answered = 0
+        self.spent_s = 0.0  # inside the core
+        self._core = Core(BrokerConfig(), epoch=1, now=0.0)
+        self._now = 0.0
+        self._coming: list[tuple[float, int, Event]] = []
+        self._sent = 0
+        self._sequences = [0] * robots
+        for number in range(workers):
+            self._join(b"worker %d" % number)
+        for robot in range(robots):
+            # Not all at once: robots are not in step.
+            self._ask(robot, after_s=robot * INFERENCE_S / robots)
+
+    def run(self, requests: int) -> float:
+        """Go on until this many more are answered; returns the core's microseconds for each."""
+        spent_s, until = self.spent_s, self.answered + requests
+        while self.answered < until:
+            wake = self._core.wake_at()
+            if self._coming[0][0] <= wake:
+                self._now, _, event = heapq.heappop(self._coming)
+            else:
+                self._now, event = wake, Tick()
+            self._handle(event)
+        return (self.spent_s - spent_s) / requests * 1e6
+
+    def _handle(self, event: Event) -> None:
+        started = time.perf_counter()
+        commands = self._core.handle(event, self._now)
+        self.spent_s += time.perf_counter() - started
+        for command in commands:
+            if isinstance(command, ToRobot):
+                self.answered += 1
+                self._ask(int.from_bytes(command.header["id"].client, "big"), THINK_S)
+            elif isinstance(command, ToWorker):
+                self._obey(command)
+
+    def _obey(self, command: ToWorker) -> None:
+        header = command.header
+        if header["kind"] == "infer":
+            fields = {"kind": "result", "id": header["id"], "attempt": header["attempt"]}
+            self._say(command.worker, INFERENCE_S, fields)
+        elif header["kind"] == "heartbeat":
+            worker = self._core._fleet.pool.by_id[command.worker]
+            fields = {"kind": "heartbeat", "n": header["n"], "ids": list(worker.in_hand)}
+            self._say(command.worker, 0.0, fields)
+
+    def _join(self, worker: bytes) -> None:
+        hello = {"kind": "hello", "policy": "null", "incarnation": worker.ljust(16)}
+        for fields in (hello, {"kind": "ready", "slots": 1, "inference_ms": INFERENCE_S * 1e3}):
+            header = {"v": 1, "epoch": 1, **fields}
+            self._handle(WorkerMessage(worker, header, PAYLOAD))
+
+    def _ask(self, robot: int, after_s: float) -> None:
+        self._sequences[robot] += 1
+        client = robot.to_bytes(16, "big")
+        header = {"v": 1, "kind": "infer", "id": RequestId(client, self._sequences[robot])}
+        header |= {"policy": "null", "deadline_ms": DEADLINE_MS, "session": "s"}
+        sender = client[-5:]
+        self._plan(after_s, RobotMessage(sender, (sender, b""), header, PAYLOAD))
+
+    def _say(self, worker: bytes, after_s: float, fields: dict[str, Any]) -> None:
+        self._plan(after_s, WorkerMessage(worker, {"v": 1, "epoch": 1, **fields}, PAYLOAD))
+
+    def _plan(self, after_s: float, event: Event) -> None:
+        self._sent += 1
+        heapq.heappush(self._coming, (self._now + after_s, self._sent, event))
+
+
+def measure(robots: int, workers: int, requests: int, repeats: int) -> Row:
+    """Microseconds of the core for a request, with this many robots and workers."""
+    fleet = Fleet(robots, workers)
+    fleet.run(max(requests // 10, robots))
+    gc.collect()
+    runs = [fleet.run(requests) for _ in range(repeats)]
+    return Row(robots, workers, statistics.median(runs), min(runs), max(runs))
+
+
+def save(rows: Sequence[Row], folder: Path) -> None:
+    """Write `scheduling.json` and `scheduling.png`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": machine(),
+        "inference_s": INFERENCE_S,
+        "bar_us": BAR_US,
+        "rows": [asdict(row) for row in rows],
+    }
+    (folder / "scheduling.json").write_text(json.dumps(content, indent=2) + "\n")
+    figure, axes = plt.subplots(figsize=(7, 4.5), layout="constrained")
+    for workers in sorted({row.workers for row in rows}):
+        line = [row for row in rows if row.workers == workers]
+        axes.plot(
+            [row.robots for row in line],
+            [row.median_us for row in line],
+            marker="o",
+            label=f"{workers} worker{'s' if workers > 1 else ''}",
+        )
+    axes.axhline(BAR_US, color="crimson", linestyle="--", label="bar")
+    axes.set(xscale="log", xlabel="robots", ylabel="core's time per request (µs)", ylim=(0, None))
+    axes.set_title("Scheduling cost", loc="left")
+    axes.grid(alpha=0.25)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.savefig(folder / "scheduling.png", dpi=110)
+    plt.close(figure)
+
+
+def machine() -> str:
+    """Processor, cores and Python, for people who compare."""
+    model = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or not x86: the name above will do
+    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """The rows for a terminal."""
+    result = Table("robots", "workers", "µs a request", "fastest", "slowest")
+    for column in result.columns:
+        column.justify = "right"
+    for row in rows:
+        numbers = (row.median_us, row.fastest_us, row.slowest_us)
+        result.add_row(str(row.robots), str(row.workers), *(f"{each:.1f}" for each in numbers))
+    return result
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Measure, print and save; the exit code is 0 whatever the numbers are."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--requests", type=int, default=4_000, help="in each run")
+    parser.add_argument("--repeats", type=int, default=5, help="runs of each combination")
+    parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go")
+    options = parser.parse_args(arguments)
+    console = Console()
+    with console.status("measuring"):
+        rows = [
+            measure(robots, workers, options.requests, options.repeats)
+            for workers in WORKERS
+            for robots in ROBOTS
+        ]
+    save(rows, options.folder)
+    console.print(table(rows))
+    worst = rows[-1]
+    verdict = "within" if worst.median_us < BAR_US else "ABOVE"
+    console.print(f"{worst.robots} robots, {worst.workers} workers: {verdict} {BAR_US:.0f} µs")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

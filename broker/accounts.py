@@ -1,0 +1,62 @@
+"""What is in hand, of each robot and in all, so that memory is bounded and none takes all of it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+
+from broker.config import Limits
+
+
+@dataclass(slots=True)
+class Account:
+    """One robot's requests in hand."""
+
+    requests: int = 0
+    bytes: int = 0
+
+
+class Accounts:
+    """Counts requests and their bytes; an account is there only while it holds something.
+
+    A robot is its key where there are keys, else its connection: a client's uuid costs
+    nothing, so counting by it would bound nobody.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._robots: dict[Hashable, Account] = {}
+        self.total = Account()
+
+    def why_not(self, robot: Hashable, size: int) -> str:
+        """Why one more request of `size` bytes is too many; empty if it isn't."""
+        limits, total, own = self._limits, self.total, self._robots.get(robot)
+        if total.requests >= limits.max_requests:
+            return f"{total.requests} requests are in hand (limits.max_requests)"
+        if total.bytes + size > limits.max_total_bytes:
+            return f"{total.bytes} bytes are in hand (limits.max_total_bytes)"
+        if own is None:
+            return ""
+        if own.requests >= limits.max_requests_per_robot:
+            return f"{own.requests} requests of yours are in hand (limits.max_requests_per_robot)"
+        if own.bytes + size > limits.max_bytes_per_robot:
+            return f"{own.bytes} bytes of yours are in hand (limits.max_bytes_per_robot)"
+        return ""
+
+    def take(self, robot: Hashable, size: int) -> None:
+        """A request was accepted."""
+        own = self._robots.get(robot)
+        if own is None:
+            own = self._robots[robot] = Account()
+        for account in (own, self.total):
+            account.requests += 1
+            account.bytes += size
+
+    def give_back(self, robot: Hashable, size: int) -> None:
+        """A request got its final answer."""
+        own = self._robots[robot]
+        for account in (own, self.total):
+            account.requests -= 1
+            account.bytes -= size
+        if not own.requests:
+            del self._robots[robot]

@@ -1,0 +1,141 @@
+"""The broker's two doors: their sockets, who is let in, and a count of who was not.
+
+With keys, libzmq asks about every newcomer by ZAP (ZeroMQ RFC 27) before it lets one in. The
+answer is given by the broker's own thread, between messages.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+import zmq
+from zmq.utils import z85
+from zmq.utils.monitor import parse_monitor_message
+
+from broker.config import BrokerConfig
+from broker.security import BACKEND, FRONTEND, Guard, Keyring
+from client.wire import receive
+
+logger = logging.getLogger("broker")
+
+Socket = zmq.Socket[bytes]
+
+HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut off
+_BACKLOG = 1024
+_ZAP_ADDRESS = "inproc://zeromq.zap.01"
+
+_EVENTS: dict[int, str] = {
+    zmq.EVENT_ACCEPTED: "accepted",
+    zmq.EVENT_DISCONNECTED: "closed",
+    zmq.EVENT_ACCEPT_FAILED: "not accepted",  # out of file descriptors
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake unfinished",  # too slow, cut off, or no key
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake wrong",  # no ZeroMQ, or for another broker
+}
+
+
+def open_frontend(
+    context: zmq.Context[Socket], config: BrokerConfig, keys: Keyring | None
+) -> Socket:
+    """Bind the robots' door.
+
+    Raises:
+        zmq.ZMQError: the address cannot be bound.
+    """
+    # A peer that floods fills its own TCP buffers, not our memory: few messages are taken ahead.
+    # With two, libzmq wakes its I/O thread for every message received (measured: 6 switches).
+    return _open(context, config, config.frontend, 15_000, 60_000, 8, FRONTEND, keys)
+
+
+def open_backend(
+    context: zmq.Context[Socket], config: BrokerConfig, keys: Keyring | None
+) -> Socket:
+    """Bind the workers' door.
+
+    Raises:
+        zmq.ZMQError: the address cannot be bound.
+    """
+    socket = _open(context, config, config.backend, 1_000, 3_000, 1_000, BACKEND, keys)
+    # A routing id is one worker's incarnation. When it comes again, that worker has a new
+    # connection and knows that the old one is cut, which we would take seconds to notice.
+    socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    return socket
+
+
+def _open(
+    context: zmq.Context[Socket],
+    config: BrokerConfig,
+    endpoint: str,
+    heartbeat_ms: int,
+    timeout_ms: int,
+    ahead: int,
+    name: str,
+    keys: Keyring | None,
+) -> Socket:
+    socket = context.socket(zmq.ROUTER)
+    socket.setsockopt(zmq.RCVHWM, ahead)
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    socket.setsockopt(zmq.LINGER, 0)
+    socket.setsockopt(zmq.BACKLOG, _BACKLOG)
+    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+    # The client refuses at max_bytes with a reason; twice that is where we hang up.
+    socket.setsockopt(zmq.MAXMSGSIZE, 2 * config.limits.max_bytes)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, timeout_ms)
+    socket.setsockopt(zmq.HANDSHAKE_IVL, HANDSHAKE_MS)
+    if keys is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
+        socket.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
+    socket.bind(endpoint)
+    return socket
+
+
+class Monitor:
+    """Counts what happens at a door; tells which connections closed."""
+
+    def __init__(self, door: Socket, name: str, counters: Counter[str]) -> None:
+        self._door, self._name, self._counters = door, name, counters
+        self.socket: Socket = door.get_monitor_socket(sum(_EVENTS))
+
+    def take(self) -> list[int]:
+        """Take in the news; returns the file descriptors of connections that closed."""
+        closed = []
+        while (frames := receive(self.socket)) is not None:
+            event = parse_monitor_message([frame.bytes for frame in frames])
+            self._counters[f"{self._name} {_EVENTS[event['event']]}"] += 1
+            if event["event"] == zmq.EVENT_DISCONNECTED:
+                closed.append(event["value"])
+        return closed
+
+    def close(self) -> None:
+        """Stop watching; before the door itself is closed."""
+        self._door.disable_monitor()
+        self.socket.close(linger=0)
+
+
+class Zap:
+    """Answers libzmq's question whether a key may come in."""
+
+    def __init__(self, context: zmq.Context[Socket], guard: Guard, counters: Counter[str]) -> None:
+        """Bind, which must come before the doors: without this, any key is let in."""
+        self._guard, self._counters = guard, counters
+        self.socket: Socket = context.socket(zmq.REP)
+        self.socket.bind(_ZAP_ADDRESS)
+
+    def serve(self) -> None:
+        """Answer all who wait at the doors."""
+        while (frames := receive(self.socket)) is not None:
+            version, request, domain, address, _, mechanism, *credentials = (
+                frame.bytes for frame in frames
+            )
+            door, key, reason = domain.decode(), "", "no key"
+            if mechanism == b"CURVE" and len(credentials) == 1:
+                key = z85.encode(credentials[0]).decode("ascii")
+                reason = self._guard.why_not(door, key)
+            if reason:
+                self._counters[f"{door} refused: {reason}"] += 1
+                logger.warning("refused a peer from %s: %s", address.decode(), reason)
+            status = [b"400", b"refused", b""] if reason else [b"200", b"", key.encode("ascii")]
+            self.socket.send_multipart([version, request, *status, b""])

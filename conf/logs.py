@@ -1,0 +1,84 @@
+"""How log lines look: as text for people, or one JSON object a line for what collects them.
+
+What a line is about (request, worker, robot) travels as `extra={"about": {...}}`, so that no
+text has to be taken apart to find all lines of one request.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+
+_MOST_A_SECOND = 100
+_TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+
+
+def set_up(level: str, form: str) -> None:
+    """Log to stderr: `level` and above, in the form `text` or `json`."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(JsonLines() if form == "json" else TextLines(_TEXT))
+    handler.addFilter(Throttle(_MOST_A_SECOND))
+    logging.basicConfig(level=level.upper(), handlers=[handler])
+
+
+class TextLines(logging.Formatter):
+    """As ever; what the line is about stands at its end as `key=value`."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
+        """The line, without a traceback."""
+        # Peers' words stand in it: none of them may begin a line, or it could pass for ours.
+        record.message = record.message.replace("\n", "\n    ")
+        about = "".join(f" {key}={value!r}" for key, value in _about(record).items() if value)
+        return super().formatMessage(record) + about
+
+
+class JsonLines(logging.Formatter):
+    """One object a line: time, level, logger, message, what it is about, and any traceback."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The whole line."""
+        moment = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line = {
+            "time": f"{moment}.{record.msecs:03.0f}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_about(record),
+        }
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+class Throttle(logging.Filter):
+    """Lets so many lines a second through, so that no peer can fill a disk; says what it left out.
+
+    Errors always pass.
+    """
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self._most = most
+        self._second = 0
+        self._count = self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Does this line pass?"""
+        second = int(record.created)
+        if second != self._second:
+            self._second, self._count = second, 0
+            if self._left_out:
+                record.msg = f"{record.getMessage()} ({self._left_out} lines before were left out)"
+                record.args = ()
+                self._left_out = 0
+        self._count += 1
+        if self._count <= self._most or record.levelno >= logging.ERROR:
+            return True
+        self._left_out += 1
+        return False
+
+
+def _about(record: logging.LogRecord) -> dict[str, object]:
+    about = getattr(record, "about", None)
+    return about if isinstance(about, dict) else {}

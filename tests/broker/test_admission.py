@@ -1,0 +1,177 @@
+"""What is refused at once, why, and when to try again; and what a deadline's end says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from broker.config import BrokerConfig
+from broker.core import LEARNING_S
+from tests.broker.scenario import Scenario
+
+
+def story_with(**limits: Any) -> Scenario:
+    config = BrokerConfig()
+    for name, value in limits.items():
+        setattr(config.limits, name, value)
+    return Scenario(config)
+
+
+@pytest.fixture
+def story() -> Scenario:
+    return Scenario()
+
+
+def test_too_many_requests() -> None:
+    story = story_with(max_requests=2)
+    kept = [story.ask("a"), story.ask("b")]
+    refused = story.ask("c")
+    assert story.outcome(refused) == "overloaded"
+    assert "limits.max_requests" in story.message(refused)
+    assert story.retry_after_s(refused) > 0
+    assert [story.outcome(ask) for ask in kept] == ["waiting"] * 2
+    story.join("w1")
+    story.finish("w1")
+    assert story.outcome(story.ask("c")) == "waiting"
+
+
+def test_too_many_bytes_in_all() -> None:
+    story = story_with(max_total_bytes=1000)
+    story.ask("a", size=900)
+    refused = story.ask("b", size=101)
+    assert story.outcome(refused) == "overloaded"
+    assert "limits.max_total_bytes" in story.message(refused)
+    assert story.outcome(story.ask("b", size=100)) == "waiting"
+    assert story.outcome(story.ask("c", size=1)) == "overloaded"
+
+
+def test_too_many_bytes_in_one() -> None:
+    story = story_with(max_bytes=1000)
+    refused = story.ask("a", size=1001)
+    assert story.outcome(refused) == "message_too_large"
+    assert "1001 bytes, 1000 are allowed" in story.message(refused)
+    assert story.outcome(story.ask("a", size=1000)) == "waiting"
+
+
+def test_bytes_are_given_back_whatever_becomes_of_a_request() -> None:
+    story = story_with(max_total_bytes=1000)
+    story.join("w1")
+    for end in ("result", "failure", "expired", "superseded"):
+        ask = story.ask("arm", size=900, deadline_s=5.0)
+        if end in ("result", "failure"):
+            story.finish("w1", end)
+        elif end == "expired":
+            story.after(6.0)
+            story.finish("w1")
+        else:
+            story.finish("w1")
+        assert story.outcome(ask) != "waiting"
+    assert story.core.in_hand == 0
+    assert story.outcome(story.ask("arm", size=1000)) == "waiting"
+
+
+def test_a_turn_that_would_come_too_late_is_refused_at_once(story: Scenario) -> None:
+    story.join("w1", inference_ms=200.0)
+    for number in range(11):  # one is taken, ten wait
+        story.ask(f"robot {number}")
+    refused = story.ask("hasty", deadline_s=1.0)
+    assert story.outcome(refused) == "overloaded"
+    assert story.retry_after_s(refused) == pytest.approx(10 * 0.2)
+    assert story.outcome(story.ask("patient", deadline_s=5.0)) == "waiting"
+
+
+def test_an_observation_whose_deadline_has_passed_is_never_computed(story: Scenario) -> None:
+    story.join("w1")
+    late = story.ask("arm", deadline_s=0.0)
+    assert story.outcome(late) == "deadline_exceeded"
+    story.ask("a")
+    waited = story.ask("b", deadline_s=0.1)
+    story.now += 0.1  # time passes, and the first thing that the core hears is a free slot
+    story.finish("w1")
+    assert story.outcome(waited) == "deadline_exceeded"
+    assert [header["id"].client.rstrip() for _, header in story.given] == [b"a"]
+
+
+def test_a_request_without_a_deadline_gets_the_default() -> None:
+    story = story_with(default_deadline_s=3.0)
+    asked_at = story.now
+    ask = story.ask("arm")
+    story.after(10.0)
+    assert story.took_s(ask, asked_at) == pytest.approx(3.0, abs=0.01)
+
+
+def test_a_request_without_a_body(story: Scenario) -> None:
+    assert story.request("arm", "infer")["code"] == "protocol_error"
+    assert story.outcome(story.ask("arm", size=0)) == "waiting"  # empty: the worker will judge
+
+
+# The end of a deadline.
+
+
+@pytest.mark.parametrize(
+    ("state", "code", "words"),
+    [
+        ("busy", "deadline_exceeded", "all workers were busy"),
+        ("warming", "worker_loading", "still loading"),
+        ("dead", "no_worker", "start one"),
+        ("silent", "no_worker", "look at its log"),
+        ("draining", "no_worker", "no live worker"),
+    ],
+)
+def test_why_nobody_answered_in_time(story: Scenario, state: str, code: str, words: str) -> None:
+    story.hello("w1")
+    if state != "warming":
+        story.ready("w1")
+    if state == "busy":
+        story.ask("other", deadline_s=60.0)
+    elif state == "dead":
+        story.die("w1")
+    elif state == "silent":
+        story.silent.add("w1")
+        story.after(1.5)
+    elif state == "draining":
+        story.beat("w1", state="draining")
+    asked_at = story.now
+    ask = story.ask("arm", deadline_s=0.2 if state == "busy" else 3.0)
+    story.after(4.0)
+    assert story.outcome(ask) == code
+    assert words in story.message(ask)
+    assert story.took_s(ask, asked_at) <= 3.0 + 0.1
+
+
+def test_a_broker_that_nobody_serves(story: Scenario) -> None:
+    story.after(LEARNING_S)
+    ask = story.ask("arm", deadline_s=1.0)
+    story.after(1.1)
+    assert story.outcome(ask) == "no_worker"
+
+
+# Stopping.
+
+
+def test_a_stopping_broker_tells_those_that_wait_and_finishes_the_rest(story: Scenario) -> None:
+    story.join("w1")
+    leased, waiting = story.ask("a"), story.ask("b")
+    story.stop()
+    assert story.outcome(waiting) == "draining"
+    assert story.outcome(story.ask("c")) == "draining"
+    assert story.outcome(leased) == "waiting"
+    story.after(5.0)  # overdue is not lost
+    story.finish("w1")
+    assert story.outcome(leased) == "result"
+    assert story.core.in_hand == 0
+
+
+def test_nobody_is_left_without_an_answer_when_a_stopping_broker_can_wait_no_more(
+    story: Scenario,
+) -> None:
+    story.join("w1")
+    overdue = story.ask("a", policy="p")
+    story.after(1.0)
+    story.join("w2", "q")
+    leased = story.ask("b", policy="q")
+    story.stop()
+    assert story.outcome(overdue) == story.outcome(leased) == "waiting"
+    story.stop()
+    assert story.outcome(overdue) == story.outcome(leased) == "draining"

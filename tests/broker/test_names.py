@@ -1,0 +1,114 @@
+"""Served names: known, unknown, unnamed, ambiguous, and what a young broker cannot know yet."""
+
+from __future__ import annotations
+
+import pytest
+
+from broker.core import LEARNING_S
+from tests.broker.scenario import Scenario
+
+
+@pytest.fixture
+def story() -> Scenario:
+    """A broker that has been up for a while."""
+    story = Scenario()
+    story.after(LEARNING_S)
+    return story
+
+
+def test_an_unknown_name_is_refused_at_once_with_the_nearest(story: Scenario) -> None:
+    story.join("w1", "aloha_sim")
+    story.join("w2", "droid")
+    ask = story.ask("arm", policy="aloha_sin")
+    assert story.outcome(ask) == "unknown_policy"
+    assert "did you mean 'aloha_sim'?" in story.message(ask)
+    assert "served are: aloha_sim, droid" in story.message(ask)
+
+
+def test_an_unknown_name_where_nothing_is_served(story: Scenario) -> None:
+    ask = story.ask("arm", policy="aloha")
+    assert story.outcome(ask) == "unknown_policy"
+    assert "nothing is served yet" in story.message(ask)
+
+
+def test_a_young_broker_waits_for_workers_to_say_what_they_serve() -> None:
+    story = Scenario()
+    early = story.ask("arm", policy="aloha")
+    story.after(LEARNING_S - 0.1)
+    assert story.outcome(early) == "waiting"
+    story.join("w1", "aloha")
+    story.finish("w1")
+    assert story.outcome(early) == "result"
+
+
+@pytest.mark.parametrize("others", [0, 1])
+def test_a_young_broker_gives_a_name_up_when_it_has_learned(others: int) -> None:
+    story = Scenario()
+    born = story.now
+    for number in range(others):
+        story.join(f"w{number}", "droid")
+    ask = story.ask("arm", policy="aloha", deadline_s=60.0)
+    story.after(LEARNING_S + 0.5)
+    assert story.outcome(ask) == "unknown_policy"
+    assert story.took_s(ask, born) == pytest.approx(LEARNING_S, abs=0.01)
+    story.after(30.0)  # and the core rests: the scenario checks that
+
+
+def test_a_waiting_request_does_not_keep_the_core_awake(story: Scenario) -> None:
+    story.hello("w1", "aloha")
+    story.ask("arm", policy="aloha", deadline_s=60.0)
+    before = story.wakes
+    story.after(5.0)
+    assert story.wakes - before < 60  # ten heartbeats a second
+
+
+def test_a_name_stays_known_when_its_workers_are_gone(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    story.die("w1")
+    ask = story.ask("arm", policy="aloha")
+    assert story.outcome(ask) == "waiting"
+    story.join("w2", "aloha")
+    story.finish("w2")
+    assert story.outcome(ask) == "result"
+
+
+def test_no_name_is_needed_where_one_is_served(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    ask = story.ask("arm")
+    story.finish("w1")
+    assert story.outcome(ask) == "result"
+
+
+def test_no_name_is_ambiguous_where_two_are_served(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    story.join("w2", "droid")
+    ask = story.ask("arm")
+    assert story.outcome(ask) == "ambiguous_policy"
+    assert "aloha, droid are served" in story.message(ask)
+
+
+def test_no_name_waits_for_the_first_to_be_served(story: Scenario) -> None:
+    ask = story.ask("arm")
+    story.hello("w1", "aloha")
+    assert story.outcome(ask) == "waiting"
+    story.ready("w1")
+    story.finish("w1")
+    assert story.outcome(ask) == "result"
+
+
+def test_names_without_end_fit_into_an_answer(story: Scenario) -> None:
+    for number in range(200):
+        story.hello(f"w{number}", f"{'policy' * 20}{number:04}")
+    for ask in (story.ask("arm"), story.ask("arm", policy="unheard of")):
+        assert 0 < len(story.message(ask)) < 2048
+
+
+def test_metadata_is_the_workers_own(story: Scenario) -> None:
+    assert story.request("arm", "metadata")["code"] == "no_worker"
+    story.join("w1", "aloha")
+    assert story.request("arm", "metadata")["kind"] == "result"
+    story.die("w1")
+    assert story.request("arm", "metadata", policy="aloha")["kind"] == "result"
+    assert story.request("arm", "metadata", policy="alhoa")["code"] == "unknown_policy"
+    story.join("w2", "droid")
+    assert story.request("arm", "metadata")["code"] == "ambiguous_policy"

@@ -1,0 +1,24 @@
+"""Real processes, real sockets, real signals: the short form of `python -m scripts.chaos`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from scripts.chaos import AFTERMATH, Plan, run
+from scripts.monkey import FAULTS
+
+PLAN = Plan(requests=400, robots=4, workers=2, seed=7, period_s=0.08, pause_s=0.5, robot_links=2)
+
+
+def test_nothing_is_wrong_or_lost_and_all_is_well_again(tmp_path: Path) -> None:
+    told: list[int] = []
+    report = run(PLAN, tmp_path, told.append)
+    verdict = report.under_faults
+    assert (verdict.wrong, verdict.lost, verdict.untyped) == (0, 0, 0), verdict.examples
+    assert verdict.requests == PLAN.requests == max(told)
+    # Most requests were answered, or the run has shown little.
+    assert verdict.right > PLAN.requests / 2, verdict.errors
+    assert set(report.faults) == {fault.name for fault in FAULTS}
+    assert sum(report.faults.values()) > 10
+    assert report.workers_back == PLAN.workers
+    assert report.afterwards.right == report.afterwards.requests == AFTERMATH * PLAN.robots

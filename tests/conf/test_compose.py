@@ -1,0 +1,144 @@
+"""Settings: right ones become typed objects, each mistake one line that names the key."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from broker.config import BrokerConfig
+from conf.compose import FOLDER, ConfigError, compose, usage
+from worker.config import WorkerConfig
+
+
+def broker(*overrides: str) -> BrokerConfig:
+    return compose("broker", BrokerConfig, overrides)
+
+
+def worker(*overrides: str) -> WorkerConfig:
+    return compose("worker", WorkerConfig, overrides)
+
+
+def test_the_brokers_defaults_are_those_of_its_schema() -> None:
+    assert broker() == BrokerConfig()
+
+
+def test_settings_arrive_with_their_types() -> None:
+    config = broker("frontend=tcp://127.0.0.1:9000", "limits.max_bytes=1000", "timers.drain_ms=0.5")
+    assert config.frontend == "tcp://127.0.0.1:9000"
+    assert (config.limits.max_bytes, config.timers.drain_ms) == (1000, 0.5)
+    assert worker("env=libero", "num_steps=3", "name=mine").num_steps == 3
+
+
+def test_an_address_with_brackets_needs_quotes() -> None:
+    assert broker("frontend='tcp://[::1]:8000'").frontend == "tcp://[::1]:8000"
+    with pytest.raises(ConfigError):
+        broker("frontend=tcp://[::1]:8000")
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("frontendd=tcp://x:1", r"unknown key 'frontendd': did you mean 'frontend'\?"),
+        ("+frontendd=tcp://x:1", r"unknown key 'frontendd': did you mean 'frontend'\?"),
+        ("++frontendd=tcp://x:1", r"unknown key 'frontendd': did you mean 'frontend'\?"),
+        ("foo=1", "unknown key 'foo'; --help lists them all"),
+        ("+foo=1", "unknown key 'foo'; --help lists them all"),
+        ("limits.max_byte=1", r"unknown key 'limits.max_byte': did you mean 'limits.max_bytes'\?"),
+        ("+limits.max_byte=1", r"unknown key 'limits.max_byte': did you mean"),
+        ("hydra.run.dir=x", "unknown key 'hydra.run.dir=x'"),
+        ("limits.max_bytes=many", "limits.max_bytes: .*'many'.*Integer"),
+        ("limits.max_bytes=1.5", "limits.max_bytes: .*1.5"),
+        ("limits.max_bytes=null", "limits.max_bytes"),
+        ("limits.max_bytes=0", "limits.max_bytes is 0: a number above 0"),
+        ("limits.max_bytes=-1", "limits.max_bytes is -1"),
+        ("timers.heartbeat_ms=nan", "timers.heartbeat_ms is nan"),
+        ("timers.heartbeat_ms=inf", "timers.heartbeat_ms is inf"),
+        ("timers.suspect_ms=100", "timers.suspect_ms must be at least twice"),
+        ("limits=5", "int is not a subclass of Limits"),
+        ("frontend=127.0.0.1:8000", "frontend is '127.0.0.1:8000': tcp://ADDRESS:PORT"),
+        ("frontend=tcp://127.0.0.1:8001", "the same"),
+        ("log_level=loud", "log_level is 'loud': debug, info"),
+        ("frontend", "frontend"),
+        ("=1", "unknown key ''"),
+        ("", "."),
+        ("frontend=[", r"\["),
+        ("frontend=${nothing}", "nothing"),
+    ],
+)
+def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        broker(override)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("env=alhoa", r"env=alhoa is not one of .*: did you mean 'aloha'\?"),
+        ("env=5", "env=5 is not one of"),
+        ("model=huge", "model=huge is not one of .*tiny"),
+        ("policy=nothing", "policy=nothing is not one of echo, null, pi0"),
+        ("modle=tiny", r"unknown key 'modle': did you mean 'model'\?"),
+        ("+foo=1", "unknown key 'foo'"),
+        ("model.vlm.widht=3", r"did you mean 'model.vlm.width'\?"),
+        ("env.adapt_to_pie=true", r"did you mean 'env.adapt_to_pi'\?"),
+        ("num_steps=few", "num_steps: .*'few'"),
+        ("num_steps=0", "num_steps must be at least 1"),
+        ("device=gpu", "device: Invalid value 'gpu', expected one of"),
+        ("name=''", "name= must not be empty"),
+        ("name=null", "name"),
+        ("~broker", "broker"),
+        ("default_prompt=pick it up, then fold it", "default_prompt"),
+    ],
+)
+def test_a_workers_mistake_is_one_line_that_names_it(override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as caught:
+        worker("env=aloha_sim", "model=tiny", override)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_mistake_beside_a_policy_of_ones_own() -> None:
+    with pytest.raises(ConfigError, match="unknown key 'foo'"):
+        worker("policy={_target_: my_lab.Policy}", "foo=1")
+
+
+def test_prompts_are_quoted_as_the_readme_says() -> None:
+    comma = worker("env=aloha", "default_prompt='pick it up, then fold it'")
+    assert comma.default_prompt == "pick it up, then fold it"
+    apostrophe = worker("env=aloha", 'default_prompt="open the robot\'s hand"')
+    assert apostrophe.default_prompt == "open the robot's hand"
+
+
+@pytest.mark.parametrize("others", [("env=libero",), ("model=tiny",), ("env=droid", "model=pi0")])
+def test_a_policy_of_ones_own_gets_its_own_keys_and_no_others(others: tuple[str, ...]) -> None:
+    config = worker(*others, "policy={_target_: my_lab.policies.Upright, height: 0.3}")
+    assert config.policy == {"_target_": "my_lab.policies.Upright", "height": 0.3}
+
+
+def test_keys_of_a_policy_can_be_set_one_by_one() -> None:
+    assert worker("policy=null", "policy.time_s=0.5").policy["time_s"] == 0.5
+
+
+@pytest.mark.parametrize("name", ["broker", "worker"])
+def test_help_shows_every_key_with_its_comment(name: str) -> None:
+    text = usage(name)
+    lines = text.splitlines()
+    keys = [number for number, line in enumerate(lines) if re.match(r" *\w+: ?", line)]
+    assert len(keys) > 8
+    assert (FOLDER / f"{name}.yaml").read_text().strip() in text
+
+
+def test_help_lists_the_choices_of_every_group() -> None:
+    text = usage("worker")
+    for group in ("env", "model", "policy", "runtime"):
+        (listed,) = re.findall(rf"^  {group}=\{{(.+)\}}$", text, re.MULTILINE)
+        assert set(listed.split(",")) == {file.stem for file in (FOLDER / group).glob("*.yaml")}
+
+
+def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    broker()
+    worker()
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,224 @@
+"""Processes that die, stop, hang, come late or come back: no request is lost, no robot waits on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client import errors
+from scripts.processes import Process
+from tests.e2e.stack import WAIT_S, Stack, eventually
+
+QUICKLY_S = 10.0  # a second on a machine with nothing else to do
+
+
+def mid_request(stack: Stack, *workers: Process) -> Process:
+    """The worker that is inside an inference, once one is."""
+    eventually(lambda: any(map(stack.is_inside, workers)), "a worker got the request")
+    return next(filter(stack.is_inside, workers))
+
+
+def two_gates(stack: Stack) -> tuple[Process, Process]:
+    """A broker and two workers with gates, ready."""
+    stack.broker()
+    workers = stack.gate(), stack.gate()
+    for worker in workers:
+        worker.wait_ready()
+    return workers
+
+
+def test_a_worker_killed_in_the_middle_of_a_request(stack: Stack) -> None:
+    workers = two_gates(stack)
+    answer = stack.infer({"tag": "mine"})
+    victim = mid_request(stack, *workers)
+    victim.kill()
+    stack.open_gate()
+    result = answer.result(WAIT_S)
+    assert result["tag"] == "mine"
+    (survivor,) = {worker.pid for worker in workers} - {victim.pid}
+    assert result["worker"] == survivor
+
+
+def test_a_worker_killed_while_idle_is_never_asked(stack: Stack) -> None:
+    first, second = two_gates(stack)
+    stack.open_gate()
+    client = stack.client()
+    first.kill()
+    for tag in range(5):
+        assert client.infer({"tag": tag})["worker"] == second.pid
+    second.kill()
+    with pytest.raises(errors.NoWorker, match="no live worker serves staged"):
+        client.infer({}, deadline_s=1.0)
+
+
+def test_a_request_that_kills_workers_does_not_kill_them_all(stack: Stack) -> None:
+    workers = [*two_gates(stack), stack.gate()]
+    workers[2].wait_ready()
+    answer = stack.infer({})
+    alive = list(workers)
+    for _ in range(2):
+        victim = mid_request(stack, *alive)
+        victim.kill()
+        alive.remove(victim)
+    with pytest.raises(errors.WorkerLost, match="2 workers were lost"):
+        answer.result(WAIT_S)
+    stack.open_gate()
+    assert stack.client().infer({})["worker"] == alive[0].pid
+
+
+def test_a_worker_that_is_stopped_and_goes_on(stack: Stack) -> None:
+    first, second = two_gates(stack)
+    stack.open_gate()
+    client = stack.client()
+    os.kill(first.pid, signal.SIGSTOP)
+    for tag in range(6):
+        result = client.infer({"tag": tag})
+        assert (result["tag"], result["worker"]) == (tag, second.pid)
+    os.kill(first.pid, signal.SIGCONT)
+    second.kill()
+    assert client.infer({"tag": "again"})["worker"] == first.pid
+
+
+def test_a_broker_restarted_in_the_middle_of_a_request(stack: Stack) -> None:
+    broker = stack.broker()
+    worker = stack.gate()
+    worker.wait_ready()
+    answer = stack.infer({"tag": "mine"})
+    mid_request(stack, worker)
+    broker.kill()
+    stack.broker().wait_ready()
+    stack.open_gate()
+    assert answer.result(WAIT_S)["tag"] == "mine"
+
+
+def test_a_broker_that_stays_away_and_one_that_was_never_there(stack: Stack) -> None:
+    broker = stack.broker()
+    client = stack.client()
+    broker.kill()
+    started = time.monotonic()
+    with pytest.raises(errors.BrokerUnreachable):
+        client.infer({}, deadline_s=0.5)
+    with pytest.raises(errors.BrokerUnreachable, match="python -m broker"):
+        stack.client(connect_timeout_s=0.5)
+    assert 1.0 <= time.monotonic() - started < QUICKLY_S
+
+
+def test_a_stopping_broker_answers_what_is_in_hand(stack: Stack) -> None:
+    broker = stack.broker("timers.drain_ms=60000")
+    worker = stack.gate()
+    worker.wait_ready()
+    in_hand = stack.infer({"tag": 1})
+    mid_request(stack, worker)
+    waiting = stack.infer({"tag": 2})
+    late = stack.client()
+    time.sleep(0.3)
+    broker.terminate()
+    with pytest.raises(errors.Draining):
+        waiting.result(WAIT_S)
+    with pytest.raises(errors.Draining):
+        late.infer({})
+    stack.open_gate()
+    assert in_hand.result(WAIT_S)["tag"] == 1
+    assert broker.wait(WAIT_S) == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("busy", [True, False], ids=["busy", "idle"])
+def test_both_stop_when_asked_to(stack: Stack, number: signal.Signals, busy: bool) -> None:
+    broker, worker = stack.broker(), stack.gate()
+    worker.wait_ready()
+    if busy:
+        stack.infer({}, timeout_s=0.5)
+        mid_request(stack, worker)
+    for process in (worker, broker):
+        os.kill(process.pid, number)
+        assert process.wait(QUICKLY_S) == 0
+        assert "Traceback" not in process.log.read_text()
+
+
+def test_they_stop_while_nobody_else_is_there(stack: Stack) -> None:
+    loading = stack.staged("SlowToLoad", folder=stack.folder)
+    eventually(lambda: "no word from a broker" in loading.log.read_text(), "it complains")
+    loading.terminate()
+    assert loading.wait(QUICKLY_S) == 0
+
+
+def test_a_broker_under_a_flood_still_stops(stack: Stack) -> None:
+    broker = stack.broker()
+    worker = stack.worker("echo")
+    worker.wait_ready()
+    flood = [stack.flood({"state": np.zeros(14)}, timeout_s=2.0) for _ in range(6)]
+    time.sleep(0.5)
+    broker.terminate()
+    assert broker.wait(QUICKLY_S) == 0
+    for each in flood:
+        assert isinstance(each.exception(WAIT_S), (errors.Draining, errors.BrokerUnreachable))
+
+
+def test_a_worker_that_is_still_loading(stack: Stack) -> None:
+    stack.broker()
+    worker = stack.staged("SlowToLoad", folder=stack.folder)
+    client = stack.client()
+    eventually(lambda: "staged" in client.ping()["policies"], "the worker said hello")
+    with pytest.raises(errors.WorkerLoading, match="still loading"):
+        client.infer({}, deadline_s=0.5)
+    assert client.get_server_metadata()["action_horizon"] == 5
+    answer = stack.infer({"tag": "patient"})
+    stack.open_gate()
+    assert answer.result(WAIT_S)["tag"] == "patient"
+    worker.wait_ready()
+
+
+def test_no_worker(stack: Stack) -> None:
+    stack.broker()
+    client = stack.client()
+    with pytest.raises(errors.NoWorker):
+        client.infer({}, deadline_s=0.5)
+    with pytest.raises(errors.NoWorker, match="start one"):
+        client.get_server_metadata()
+    with pytest.raises(errors.UnknownPolicy, match="nothing is served yet"):
+        stack.client(policy="echo").infer({})
+
+
+@pytest.mark.parametrize("difference", [{"digest": "other"}, {"horizon": 6}])
+def test_a_worker_that_differs_is_refused(stack: Stack, difference: dict[str, Any]) -> None:
+    stack.broker()
+    stack.open_gate()
+    stack.gate().wait_ready()
+    other = stack.gate(**difference)
+    assert other.wait(WAIT_S) == 4
+    log = other.log.read_text()
+    assert "refused this worker: 'staged' is already served with digest gate and horizon 5" in log
+    assert "name=..." in log
+    assert "Traceback" not in log
+    assert stack.client().infer({"tag": 1})["tag"] == 1
+
+
+def test_a_policy_that_leaves_takes_its_worker_with_it_and_no_other(stack: Stack) -> None:
+    stack.broker()
+    worker, other = stack.staged("Faulty", "faulty"), stack.worker("echo")
+    worker.wait_ready()
+    other.wait_ready()
+    with pytest.raises(errors.NoWorker):  # it was tried once; there is no second worker to try
+        stack.client(policy="faulty").infer({"fault": "exit"}, deadline_s=3.0)
+    assert worker.wait(WAIT_S) == 3
+    assert stack.client(policy="echo").infer({"tag": 1})["observation"]["tag"] == 1
+
+
+def test_a_policy_that_cannot_be_loaded(stack: Stack) -> None:
+    stack.broker()
+    worker = stack.staged("Broken")
+    assert worker.wait(WAIT_S) == 3
+    assert "the policy cannot be served: the weights are of another model" in worker.log.read_text()
+
+
+def test_metadata_that_cannot_be_sent(stack: Stack) -> None:
+    worker = stack.staged("Unsendable")
+    assert worker.wait(WAIT_S) == 3
+    assert "robot: object cannot be sent" in worker.log.read_text()
+    assert "Traceback" not in worker.log.read_text()

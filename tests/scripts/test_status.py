@@ -1,0 +1,103 @@
+"""The status of a running broker, for people and for programs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from broker.security import Role
+from client import ZmqPolicyClient
+from scripts.keys import make
+from scripts.processes import Processes, free_ports
+from scripts.status import main, render
+
+
+@pytest.fixture(scope="module")
+def port(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """A broker's, with one worker that has answered one robot."""
+    front, back = free_ports(2)
+    with Processes(tmp_path_factory.mktemp("status")) as processes:
+        backend = f"tcp://127.0.0.1:{back}"
+        ends = (f"frontend=tcp://127.0.0.1:{front}", f"backend={backend}")
+        processes.start("broker", "broker", *ends).wait_ready()
+        settings = ("env=aloha_sim", "model=tiny", "policy=echo", f"broker={backend}")
+        processes.start("worker", "worker", *settings).wait_ready()
+        with ZmqPolicyClient("127.0.0.1", front, robot="[red]arm") as client:
+            client.infer({"x": 1})
+        yield front
+
+
+def test_json_has_everything(port: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--host", "127.0.0.1", "--port", str(port), "--json"]) == 0
+    status = json.loads(capsys.readouterr().out)
+    (worker,), (robot,) = status["workers"], status["robots"]
+    assert (worker["name"], worker["state"], worker["slots"]) == ("aloha_sim", "ready", 1)
+    assert (worker["in_hand"], robot["requests"]) == (0, 1)
+    assert worker["heard_ms_ago"] < 10_000
+    assert robot["name"] == "[red]arm"
+    assert status["queues"] == {}
+    assert status["latency_ms"]["worker"]["count"] == 1
+    assert 0 < status["latency_ms"]["worker"]["p50"] <= status["latency_ms"]["worker"]["max"]
+    assert status["counters"]["answered"] == 1
+    assert status["counters"]["frontend accepted"] >= 2
+
+
+def test_tables_show_what_robots_call_themselves(
+    port: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["--host", "127.0.0.1", "--port", str(port)]) == 0
+    shown = capsys.readouterr().out
+    assert "[red]arm" in shown  # plain text, no markup
+    for word in ("aloha_sim", "ready", "workers", "robots", "queues", "milliseconds", "answered"):
+        assert word in shown
+
+
+def test_a_broker_that_is_not_there(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("scripts.status._TIMEOUT_S", 0.3)
+    assert main(["--host", "127.0.0.1", "--port", str(free_ports(1)[0])]) == 1
+    assert "BrokerUnreachable" in capsys.readouterr().err
+
+
+def test_a_wrong_key_file(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert main(["--key", str(tmp_path / "none.key")]) == 1
+    assert "none.key" in capsys.readouterr().err
+
+
+def test_with_keys_only_an_operator_sees_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    keys, (front, back) = tmp_path / "keys", free_ports(2)
+    boss, arm = make(keys, "boss", Role.operator, []), make(keys, "arm", Role.robot, [])
+    ends = (f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}")
+    with Processes(tmp_path / "logs") as processes:
+        processes.start("broker", "broker", *ends, f"keys={keys}").wait_ready()
+        there = ["--host", "127.0.0.1", "--port", str(front), "--json"]
+        assert main([*there, "--key", str(boss)]) == 0
+        assert json.loads(capsys.readouterr().out)["workers"] == []
+        assert main([*there, "--key", str(arm)]) == 1
+        assert "operator" in capsys.readouterr().err
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "Exit codes" in capsys.readouterr().out
+
+
+def test_what_is_not_shown_is_told() -> None:
+    status: dict[str, Any] = {"version": "1", "uptime_s": 5.0, "window_s": 60.0}
+    status |= {"workers": [], "workers_in_all": 7, "robots": [], "queues": {"aloha": 3}}
+    status |= {"latency_ms": {}, "counters": {}}
+    console = Console(width=120)
+    with console.capture() as capture:
+        console.print(render(status))
+    assert "7 more workers not shown" in capture.get()
+    assert "aloha" in capture.get()

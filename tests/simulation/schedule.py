@@ -1,0 +1,295 @@
+"""A simulation as data: who takes part, and what happens to them when.
+
+Whatever is not written here (how long a message travels, an inference takes) derives from the
+seed, so a schedule says everything, and one with steps left out is a schedule again.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from broker.config import BrokerConfig, Limits, Timers
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+_LIE_EVERY_S = 0.02
+
+
+@dataclass(frozen=True)
+class WorkerSpec:
+    """A worker. `batched`: it computes all that it holds at once, else one after another."""
+
+    policy: str = "a"
+    slots: int = 1
+    inference_s: float = 0.03
+    batched: bool = False
+    warm_up_s: float = 0.1
+    delay_s: float = 0.0005
+
+
+@dataclass(frozen=True)
+class RobotSpec:
+    """A robot. `pipelines`: sends without waiting for answers; `names_requests`: gives ids."""
+
+    pipelines: bool = False
+    names_requests: bool = True
+    delay_s: float = 0.0005
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Everything but what happens. Times in seconds unless the name says milliseconds."""
+
+    workers: tuple[WorkerSpec, ...] = (WorkerSpec(),)
+    robots: tuple[RobotSpec, ...] = (RobotSpec(),)
+    heartbeat_ms: float = 100.0
+    suspect_ms: float = 400.0
+    shortest_lease_ms: float = 250.0
+    drain_ms: float = 300.0
+    max_bytes: int = 1_000
+    max_requests: int = 100
+    max_requests_per_robot: int = 64
+    max_total_bytes: int = 100_000
+    max_workers: int = 10
+    default_deadline_s: float = 1.0
+    hang_up_s: float = 1.0  # of silence, after which ZeroMQ's heartbeats end a connection
+    silence_s: float = 1.5  # of the broker, after which a worker opens another socket
+    reconnect_max_s: float = 0.3
+
+    def broker_config(self) -> BrokerConfig:
+        """As the core takes it."""
+        limits = Limits(
+            max_bytes=self.max_bytes,
+            max_requests=self.max_requests,
+            max_requests_per_robot=self.max_requests_per_robot,
+            max_total_bytes=self.max_total_bytes,
+            max_workers=self.max_workers,
+            default_deadline_s=self.default_deadline_s,
+        )
+        timers = Timers(
+            heartbeat_ms=self.heartbeat_ms,
+            suspect_ms=self.suspect_ms,
+            shortest_lease_ms=self.shortest_lease_ms,
+            drain_ms=self.drain_ms,
+        )
+        return BrokerConfig(limits=limits, timers=timers)
+
+
+@dataclass(frozen=True)
+class Step:
+    """Something that happens at a moment, in seconds from the start."""
+
+    at: float
+
+    def happen(self, world: World) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Ask(Step):
+    """A robot's program calls `infer`.
+
+    `effect` of the observation: good, bad (refused by the policy), kills (its worker), empty.
+    """
+
+    robot: int
+    deadline_s: float = 1.0
+    policy: str | None = "a"
+    session: str = ""
+    priority: int = 1
+    size: int = 20
+    effect: str = "good"
+
+    def happen(self, world: World) -> None:
+        world.ask(self)
+
+
+@dataclass(frozen=True)
+class AskAgain(Step):
+    """A pipelining robot sends its last request once more, with the same id."""
+
+    robot: int
+
+    def happen(self, world: World) -> None:
+        world.robots[self.robot].again()
+
+
+@dataclass(frozen=True)
+class Call(Step):
+    """A robot's program calls something else: reset, metadata, ping or status."""
+
+    robot: int
+    kind: str = "reset"
+    policy: str | None = None
+    session: str = ""
+
+    def happen(self, world: World) -> None:
+        world.call(self)
+
+
+@dataclass(frozen=True)
+class Crash(Step):
+    """kill -9 of a worker; another one takes its place after `back_s`, or never."""
+
+    worker: int
+    back_s: float | None = 0.2
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].crash(self.back_s)
+
+
+@dataclass(frozen=True)
+class Drain(Step):
+    """SIGTERM to a worker; another one takes its place after it has left."""
+
+    worker: int
+    back_s: float | None = 0.2
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].drain(self.back_s)
+
+
+@dataclass(frozen=True)
+class Stall(Step):
+    """SIGSTOP to a worker, SIGCONT after a while."""
+
+    worker: int
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].stall(self.seconds)
+
+
+@dataclass(frozen=True)
+class Hang(Step):
+    """A worker's device does nothing for a while; its heartbeats go on."""
+
+    worker: int
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].hang(self.seconds)
+
+
+@dataclass(frozen=True)
+class Slow(Step):
+    """A worker takes `factor` times as long for a while."""
+
+    worker: int
+    factor: float
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].slow(self.factor, self.seconds)
+
+
+@dataclass(frozen=True)
+class Forge(Step):
+    """A worker lies again and again for a while; `lie` is one of `worker_seat.LIES`."""
+
+    worker: int
+    lie: str
+    seconds: float = 0.0
+
+    def happen(self, world: World) -> None:
+        for time in range(1 + int(self.seconds / _LIE_EVERY_S)):
+            world.clock.after(time * _LIE_EVERY_S, world.workers[self.worker].forge, self.lie)
+
+
+@dataclass(frozen=True)
+class Refuse(Step):
+    """The broker's queue for a worker is full for a while, so sends to it fail."""
+
+    worker: int
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.workers[self.worker].refuse(self.seconds)
+
+
+@dataclass(frozen=True)
+class Cut(Step):
+    """A peer's connection breaks; `hint` of the broker's monitor: right, wrong or none."""
+
+    peer: str  # w0, w1, ..., r0, r1, ...
+    peer_after_s: float = 0.001
+    broker_after_s: float = 0.001
+    hint: str = "right"
+
+    def happen(self, world: World) -> None:
+        for connection in list(world.links[self.peer].connections):
+            connection.cut(self.peer_after_s, self.broker_after_s, self.hint)
+
+
+@dataclass(frozen=True)
+class Partition(Step):
+    """Some peers and the broker cannot reach each other for a while; nobody is told."""
+
+    peers: tuple[str, ...]
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        for peer in self.peers:
+            world.links[peer].block()
+            world.clock.after(self.seconds, world.links[peer].unblock)
+
+
+@dataclass(frozen=True)
+class Delay(Step):
+    """A peer's messages take longer for a while."""
+
+    peer: str
+    extra_s: float
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.delay(self.peer, self.extra_s)
+        world.clock.after(self.seconds, world.delay, self.peer, 0.0)
+
+
+@dataclass(frozen=True)
+class Restart(Step):
+    """The broker is killed, or told to stop if `gently`, and started again."""
+
+    down_s: float
+    gently: bool = False
+
+    def happen(self, world: World) -> None:
+        world.restart(self.down_s, self.gently)
+
+
+@dataclass(frozen=True)
+class Pause(Step):
+    """SIGSTOP to the broker, SIGCONT after a while; `only_busy`: only its own thread stands still.
+
+    Then connections come and go, and what they bring is read in any order.
+    """
+
+    seconds: float
+    only_busy: bool = False
+
+    def happen(self, world: World) -> None:
+        world.broker.pause(self.only_busy)
+        world.clock.after(self.seconds, world.broker.resume)
+
+
+@dataclass(frozen=True)
+class Jump(Step):
+    """The broker's clock jumps forward."""
+
+    seconds: float
+
+    def happen(self, world: World) -> None:
+        world.broker.jump(self.seconds)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A whole simulation."""
+
+    seed: int
+    setting: Setting = field(default_factory=Setting)
+    steps: tuple[Step, ...] = ()

@@ -1,0 +1,242 @@
+"""A simulation that cannot fail proves nothing: each planted bug must be caught."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import pytest
+
+from broker import core, fleet
+from broker.core import Core
+from broker.events import Payload, RobotMessage, ToRobot, WorkerMessage
+from broker.fleet import Fleet
+from broker.requests import Request
+from broker.states import WorkerState
+from broker.workers import Lease, Worker
+from client.wire import Header, RequestId
+from tests.simulation.generator import generate
+from tests.simulation.shrink import failure
+
+_SEEDS = 300  # at most, until a mutant is caught
+
+Patch = pytest.MonkeyPatch
+
+
+class Mutant(NamedTuple):
+    """A way to break the core, and the invariants of which one must then be seen violated."""
+
+    name: str
+    invariants: set[int]
+    plant: Callable[[Patch], None]
+
+
+def _never_expires(patch: Patch) -> None:
+    patch.setattr(Core, "_check_deadlines", lambda self, now: None)
+
+
+def _answers_twice(patch: Patch) -> None:
+    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
+        original(self, request, header, payload)
+        self._commands.append(ToRobot(request.envelope, header, payload))
+
+    original = Core.answer
+    patch.setattr(Core, "answer", answer)
+
+
+def _tries_for_ever(patch: Patch) -> None:
+    patch.setattr(fleet, "MAX_ATTEMPTS", 1_000)
+
+
+def _computes_the_expired(patch: Patch) -> None:
+    def handle(self: Core, event: Any, now: float) -> Any:
+        self._fleet.dispatch(self._waiting, now + 0.0)
+        return original(self, event, now)
+
+    original = Core.handle
+    patch.setattr(Core, "handle", handle)
+
+
+def _answers_the_first_to_ask(patch: Patch) -> None:
+    def infer(self: Core, message: RobotMessage, now: float) -> None:
+        known = self._requests.get(message.header.get("id", RequestId(b"", 0)))
+        envelope = known.envelope if known is not None else ()
+        original(self, message, now)
+        if known is not None:
+            known.envelope = envelope
+
+    original = Core._infer
+    patch.setattr(Core, "_infer", infer)
+    patch.setattr(core, "LEARNING_S", core.LEARNING_S)
+
+
+def _mixes_up_robots(patch: Patch) -> None:
+    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
+        others = [each for each in self._requests.values() if each is not request]
+        envelope = others[0].envelope if others else request.envelope
+        request.envelope = envelope
+        original(self, request, header, payload)
+
+    original = Core.answer
+    patch.setattr(Core, "answer", answer)
+
+
+def _mixes_up_payloads(patch: Patch) -> None:
+    last: list[Payload] = []
+
+    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
+        last.append(payload)
+        original(self, request, header, last[-2] if len(last) % 7 == 0 else payload)
+
+    original = Core.answer
+    patch.setattr(Core, "answer", answer)
+
+
+def _believes_any_worker(patch: Patch) -> None:
+    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+        key = message.header["id"], message.header["attempt"]
+        holders = [each for each in self.pool.by_id.values() if key in each.in_hand]
+        return original(self, holders[0] if holders else worker, message, now)
+
+    original = Fleet._end_lease
+    patch.setattr(Fleet, "_end_lease", end_lease)
+
+
+def _believes_any_epoch(patch: Patch) -> None:
+    def hear(self: Fleet, message: WorkerMessage, now: float) -> None:
+        message.header["epoch"] = self.epoch
+        original(self, message, now)
+
+    original = Fleet.hear
+    patch.setattr(Fleet, "hear", hear)
+
+
+def _believes_any_attempt(patch: Patch) -> None:
+    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+        attempts = [attempt for id, attempt in worker.in_hand if id == message.header["id"]]
+        if attempts:
+            message.header["attempt"] = attempts[0]
+        return original(self, worker, message, now)
+
+    original = Fleet._end_lease
+    patch.setattr(Fleet, "_end_lease", end_lease)
+
+
+def _forgets_overdue_work(patch: Patch) -> None:
+    def overrun(self: Fleet, lease: Lease, now: float) -> None:
+        original(self, lease, now)
+        if lease.overdue:
+            self._release(lease)
+            lease.worker.state = WorkerState.READY
+
+    original = Fleet._overrun
+    patch.setattr(Fleet, "_overrun", overrun)
+
+
+def _parks_work(patch: Patch) -> None:
+    def free_slots(self: Worker) -> int:
+        return self.slots + 1 - len(self.in_hand) if self.state is WorkerState.READY else 0
+
+    patch.setattr(Worker, "free_slots", property(free_slots))
+
+
+def _believes_early_heartbeats(patch: Patch) -> None:
+    def not_in_hand(self: Worker, beat: int, ids: Iterable[tuple[RequestId, int]]) -> list[Lease]:
+        held = set(ids)
+        return [lease for key, lease in self.in_hand.items() if key not in held]
+
+    patch.setattr(Worker, "not_in_hand", not_in_hand)
+
+
+def _admits_all(patch: Patch) -> None:
+    patch.setattr(Core, "_admit", lambda self, policy, size, left_s: None)
+
+
+def _loses_count_of_bytes(patch: Patch) -> None:
+    def settle(self: Core, request: Request, cause: str) -> None:
+        original(self, request, cause)
+        self._bytes += 1
+
+    original = Core._settle
+    patch.setattr(Core, "_settle", settle)
+
+
+def _keeps_lease_ends(patch: Patch) -> None:
+    def release(self: Fleet, lease: Lease) -> None:
+        del lease.worker.in_hand[lease.request.id, lease.attempt]
+        lease.request.holders -= 1
+
+    patch.setattr(Fleet, "_release", release)
+
+
+def _drops_the_requests_of_the_dead(patch: Patch) -> None:
+    patch.setattr(Fleet, "_retry", lambda self, request, now: None)
+
+
+def _never_trusts_again(patch: Patch) -> None:
+    patch.setattr(Fleet, "_clear", lambda self, worker: None)
+
+
+def _never_asks_who(patch: Patch) -> None:
+    def tell(self: Fleet, worker: bytes, kind: str, payload: Payload = (), **fields: Any) -> None:
+        if kind != "who":
+            original(self, worker, kind, payload, **fields)
+
+    original = Fleet._tell
+    patch.setattr(Fleet, "_tell", tell)
+
+
+def _never_frees_slots(patch: Patch) -> None:
+    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+        lease = original(self, worker, message, now)
+        if lease is not None and lease.overdue:
+            worker.in_hand[lease.request.id, lease.attempt] = lease
+        return lease
+
+    original = Fleet._end_lease
+    patch.setattr(Fleet, "_end_lease", end_lease)
+
+
+def _oversleeps(patch: Patch) -> None:
+    patch.setattr(Core, "wake_at", lambda self: self._fleet._beat_at + 1.0)
+
+
+def _never_sleeps(patch: Patch) -> None:
+    patch.setattr(Core, "wake_at", lambda self: 0.0)
+
+
+MUTANTS = [
+    Mutant("never expires", {1}, _never_expires),
+    Mutant("answers twice", {1}, _answers_twice),
+    Mutant("tries for ever", {1}, _tries_for_ever),
+    Mutant("computes the expired", {1}, _computes_the_expired),
+    Mutant("oversleeps", {1}, _oversleeps),
+    Mutant("answers the first to ask", {2}, _answers_the_first_to_ask),
+    Mutant("mixes up robots", {2}, _mixes_up_robots),
+    Mutant("mixes up payloads", {2}, _mixes_up_payloads),
+    Mutant("believes any worker", {2}, _believes_any_worker),
+    Mutant("believes any epoch", {2}, _believes_any_epoch),
+    Mutant("believes any attempt", {2}, _believes_any_attempt),
+    Mutant("forgets overdue work", {3}, _forgets_overdue_work),
+    Mutant("parks work", {3}, _parks_work),
+    Mutant("believes early heartbeats", {3}, _believes_early_heartbeats),
+    Mutant("admits all", {4}, _admits_all),
+    Mutant("loses count of bytes", {4}, _loses_count_of_bytes),
+    Mutant("keeps lease ends", {4}, _keeps_lease_ends),
+    Mutant("drops the requests of the dead", {4}, _drops_the_requests_of_the_dead),
+    Mutant("never trusts again", {5}, _never_trusts_again),
+    Mutant("never asks who", {5}, _never_asks_who),
+    Mutant("never frees slots", {5}, _never_frees_slots),
+    Mutant("never sleeps", {5}, _never_sleeps),
+]
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
+def test_each_planted_bug_is_caught(mutant: Mutant, monkeypatch: Patch) -> None:
+    mutant.plant(monkeypatch)
+    for seed in range(_SEEDS):
+        violation = failure(generate(seed))
+        if violation is not None:
+            break
+    assert violation is not None
+    assert violation.number in mutant.invariants

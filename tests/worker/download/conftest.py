@@ -1,0 +1,44 @@
+"""The object store that all tests of downloads share, and a link to it that can be cut."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.worker.download.link import Link
+from tests.worker.download.object_store import ObjectStore, object_store
+from worker.config import DownloadConfig
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    with object_store(tmp_path_factory.mktemp("store")) as started:
+        yield started
+
+
+@pytest.fixture
+def link(store: ObjectStore) -> Iterator[Link]:
+    with Link(store.port) as made:
+        yield made
+
+
+@pytest.fixture(autouse=True)
+def strangers_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No credentials, settings or caches of whoever runs the tests."""
+    for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv("OPENPI_DATA_HOME", raising=False)
+    monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+
+@pytest.fixture
+def config(link: Link, tmp_path: Path) -> DownloadConfig:
+    """By way of the link, for both schemes, into an empty cache."""
+    return DownloadConfig(
+        cache_dir=str(tmp_path / "cache"),
+        s3_endpoint=link.endpoint,
+        gs_endpoint=link.endpoint,
+        connections=4,
+    )

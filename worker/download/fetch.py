@@ -1,0 +1,160 @@
+"""Bringing what lies at an address to this machine, once, completely or not at all."""
+
+import errno
+import logging
+import shutil
+import threading
+from collections.abc import Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from pathlib import Path
+
+from worker.config import DownloadConfig
+from worker.download.addresses import Address, parse
+from worker.download.cache import Cache, no_space, size
+from worker.download.partial import PartialFile, Range
+from worker.download.progress import Progress
+from worker.download.store import WAYS_ON, Interrupted, RemoteFile, Store
+from worker.errors import CheckpointError
+
+log = logging.getLogger(__name__)
+
+ATTEMPTS = 6
+"""How often a range is asked for without getting one byte of it."""
+FIRST_PAUSE_S = 0.1
+"""Before the second attempt; doubled for each further one."""
+
+FILE = "model.safetensors"
+JAX = "params/"
+TRAINING = "train_state/"
+"""The optimizer's, several times as large as the weights."""
+
+
+def fetch(location: str, config: DownloadConfig) -> Path:
+    """The local path of `location` (`s3://...`, `gs://...`), downloaded if it was not yet.
+
+    Other processes that want the same wait; what an earlier one left unfinished is gone on with.
+    Raises `CheckpointError` saying what to do.
+    """
+    address, cache = parse(location), Cache(config)
+    target = cache.path(address)
+    if target.exists():
+        return target
+    with cache.lock(address):
+        if not target.exists():
+            _download(address, cache, config)
+    return target
+
+
+def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
+    store = Store(address, config)
+    files = needed(store.files())
+    check_paths(address, files)
+    workshop, target = cache.workshop(address), cache.path(address)
+    partials: list[PartialFile] = []
+    try:
+        for file in files:
+            content = workshop / "content" / file.path
+            partials.append(
+                PartialFile(file, content, workshop / "journals" / file.path / "ranges")
+            )
+        missing = sum(partial.missing_bytes for partial in partials)
+        cache.check_space(address, missing)
+        total = sum(file.size for file in files)
+        log.info("downloading %s: %s in %d files", address, size(total), len(files))
+        with Progress(str(address), total, total - missing) as progress:
+            _Transfer(store, partials, progress).run(config.connections)
+        (workshop / "content").rename(target)
+        shutil.rmtree(workshop)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            free = shutil.disk_usage(target.parent).free
+            raise no_space(address, target, "it filled up", free) from error
+        raise CheckpointError(f"{address} cannot be stored: {error}") from error
+    finally:
+        for partial in partials:
+            partial.close()
+    log.info("downloaded %s to %s", address, target)
+
+
+def needed(files: Sequence[RemoteFile]) -> list[RemoteFile]:
+    """What a worker reads: one form of the weights, without the state of the training."""
+    unread = (TRAINING, JAX) if any(file.path == FILE for file in files) else (TRAINING,)
+    return [file for file in files if not file.path.startswith(unread)]
+
+
+def check_paths(address: Address, files: Sequence[RemoteFile]) -> None:
+    """Raises `CheckpointError` where an object's name would lie outside of the cache."""
+    for file in files:
+        parts = file.path.split("/")
+        if file.path and {"", ".", ".."} & set(parts):
+            raise CheckpointError(f"{address} holds an object of the impossible name {file.key}")
+
+
+class _Transfer:
+    """All missing ranges of some files, several at a time."""
+
+    def __init__(self, store: Store, partials: Sequence[PartialFile], progress: Progress) -> None:
+        self._store, self._partials, self._progress = store, partials, progress
+        self._stopped = threading.Event()
+
+    def run(self, connections: int) -> None:
+        """Download and check everything; the first error ends it."""
+        with ThreadPoolExecutor(connections, "download") as pool:
+            tasks = [pool.submit(self._check, p) for p in self._partials if not p.missing]
+            tasks += [
+                pool.submit(self._range, partial, piece)
+                for partial in self._partials
+                for piece in partial.missing
+            ]
+            try:
+                done, _ = wait(tasks, return_when=FIRST_EXCEPTION)
+                for task in done:
+                    task.result()
+            finally:
+                self._stopped.set()
+                pool.shutdown(cancel_futures=True)
+
+    def _range(self, partial: PartialFile, piece: Range) -> None:
+        start, end = piece
+        failures, reason = 0, "the connection was cut"
+        while start < end and not self._stopped.is_set():
+            before = start
+            try:
+                for data in self._store.read(partial.file, start, end):
+                    partial.write(start, data)
+                    start += len(data)
+                    self._progress.advance(len(data))
+                    if self._stopped.is_set():
+                        return
+            except Interrupted as error:
+                reason = str(error)
+            if start < end:
+                failures = failures + 1 if start == before else 0
+                if failures == ATTEMPTS:
+                    raise CheckpointError(
+                        f"{self._store.address} cannot be downloaded: {partial.file.key} broke off"
+                        f" {ATTEMPTS} times ({reason}). What is here is kept: start again to go on."
+                        f" {WAYS_ON}"
+                    )
+                self._stopped.wait(FIRST_PAUSE_S * 2**failures)
+        if start == end and partial.finish(piece):
+            self._check(partial)
+
+    def _check(self, partial: PartialFile) -> None:
+        """The last step of a file: is it what the store says?"""
+        for attempt in range(ATTEMPTS):
+            try:
+                checksum = self._store.checksum(partial.file)
+                break
+            except Interrupted as error:
+                if attempt + 1 == ATTEMPTS:
+                    raise CheckpointError(
+                        f"{self._store.address} cannot be downloaded: {error}"
+                    ) from error
+                self._stopped.wait(FIRST_PAUSE_S * 2**attempt)
+        if checksum is not None and not checksum.holds(partial.path):
+            partial.forget()
+            raise CheckpointError(
+                f"{self._store.address} cannot be downloaded: {partial.file.key} came with another"
+                f" {checksum.algorithm} than the store says that it has; start again"
+            )

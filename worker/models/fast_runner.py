@@ -1,0 +1,81 @@
+"""Running pi0-FAST on requests: devices, graphs and when to stop, which the model knows not of."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worker.config import Device, Dtype, ModelConfig
+from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
+from worker.models.loading import fill
+from worker.models.runner import choose_device, choose_dtype
+from worker.robots.robot import CAMERAS
+from worker.tokenizers import Tokens
+from worker.transforms import ModelInput
+
+CHECK_EVERY = 4
+"""On CUDA, steps between two looks at whether all have ended: each look waits for the device."""
+
+
+class FastRunner:
+    """A loaded pi0-FAST on its device."""
+
+    def __init__(
+        self, config: ModelConfig, weights: Path | None, device: Device, dtype: Dtype
+    ) -> None:
+        """Load the weights (None: seeded ones).
+
+        Raises `CheckpointError` as `fill` does, `ConfigError` where there is no such device.
+        """
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device)
+        with torch.device("meta"):
+            model = Pi0Fast(config)
+        self.model = fill(model, weights, self.device, self.dtype)
+        self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
+        self._check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        self._writings: dict[int, tuple[Writing, Callable[[], None]]] = {}
+
+    @torch.inference_mode()
+    def __call__(self, requests: Sequence[ModelInput]) -> list[Tokens]:
+        """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
+
+        All are decoded together, each as if it were alone, until the last has ended. An answer
+        with `BROKEN` in it came from numbers that were not finite.
+        """
+        if not requests:
+            return []
+        writing, step = self.prepare(len(requests))
+        writing.clear()
+        outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
+        self.model.write_best(torch.cat(outputs), writing)
+        for count in range(1, MAX_WRITTEN):
+            if count % self._check_every == 0 and bool(writing.ended.all()):
+                break
+            step()
+        return list(writing.written.cpu().numpy().copy())
+
+    @torch.inference_mode()
+    def prepare(self, batch: int) -> tuple[Writing, Callable[[], None]]:
+        """Space for so many requests, and one step on it; on CUDA a captured graph."""
+        if batch not in self._writings:
+            writing = self.model.blank(batch, self._room)
+            self._writings[batch] = writing, self._make_step(writing)
+        return self._writings[batch]
+
+    def _make_step(self, writing: Writing) -> Callable[[], None]:
+        if self.device.type != "cuda":
+            return lambda: self.model.step(writing)
+        # Libraries set themselves up at first use, which a graph must not record.
+        self.model.step(writing)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.model.step(writing)
+        return graph.replay
+
+    def _read(self, request: ModelInput, writing: Writing, row: int) -> torch.Tensor:
+        images = torch.from_numpy(np.stack(list(request.images.values()))).to(self.device)
+        tokens = torch.from_numpy(request.tokens).to(self.device)
+        return self.model.read(images, tokens, writing, row)

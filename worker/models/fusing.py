@@ -1,0 +1,176 @@
+"""Rearranging the weights of a loaded model so that it runs in fewer and larger pieces.
+
+The model files stay plain; `fuse` puts other modules, with the same methods, in place of theirs.
+All of it is exact but for rounding: three products of one input become one, a norm's scale goes
+into the weights behind it (in float32, then cast back), and what nobody reads is dropped.
+"""
+
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from worker.models import gemma, siglip
+from worker.models.attention import attend
+from worker.models.gemma import Gemma, RMSNorm, Rope, heads, rotate
+from worker.models.pi0 import Pi0
+from worker.models.siglip import SigLip
+
+
+def fuse(model: nn.Module) -> None:
+    """Fuse all transformers within `model`, and what only a whole pi0 allows, in place.
+
+    One module after the other, so that no more than one is in memory twice.
+    """
+    for module in list(model.modules()):
+        if isinstance(module, Gemma):
+            for block in module.blocks:
+                _fuse_block(block)
+        elif isinstance(module, SigLip):
+            module.patch_embedding = cast(nn.Conv2d, PatchProjection(module.patch_embedding))
+            for layer in module.layers:
+                block = cast(siglip.Block, layer)
+                block.self_attn = FusedVisionAttention(block.self_attn)
+    if isinstance(model, Pi0):
+        _drop_unread(model.vlm)
+        fold(model.expert.norm, [model.action_out_proj])
+
+
+def fold(norm: RMSNorm, readers: list[nn.Linear]) -> None:
+    """Move a plain norm's `1 + scale` into the weights of all that read it.
+
+    (n * (1 + s)) W^T = n (W * (1 + s))^T. Adaptive norms change with time and stay as they are.
+    """
+    if norm.weight is None:
+        return
+    scale = 1.0 + norm.weight.float()
+    for reader in readers:
+        reader.weight = _frozen((reader.weight.float() * scale).to(reader.weight.dtype))
+    norm.weight = None
+
+
+class FusedAttention(gemma.Attention):
+    """Gemma's attention with one product for queries, keys and values."""
+
+    def __init__(self, plain: gemma.Attention) -> None:
+        nn.Module.__init__(self)
+        self.config = plain.config
+        self.qkv_proj = stacked([plain.q_proj, plain.k_proj, plain.v_proj])
+        self.o_proj = plain.o_proj
+
+    def project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
+        """As the plain one; queries and keys are rotated together."""
+        queries, keys = self.config.num_heads, self.config.num_kv_heads
+        both = heads(self.qkv_proj(x), self.config.head_dim)
+        turned = rotate(both[:, : queries + keys], rope)
+        return turned[:, :queries], turned[:, queries:], both[:, queries + keys :]
+
+    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """As the plain one; only for few tokens, since queries are computed too."""
+        _, keys, values = self.project(x, rope)
+        return keys, values
+
+
+class KeysValues(gemma.Attention):
+    """What is left of an attention whose queries nobody asks: one product."""
+
+    def __init__(self, plain: FusedAttention) -> None:
+        nn.Module.__init__(self)
+        self.config = plain.config
+        rows = plain.config.num_heads * plain.config.head_dim
+        self.kv_proj = linear(plain.qkv_proj.weight[rows:].clone(), None)
+
+    def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
+        """As the plain one."""
+        keys, values = heads(self.kv_proj(x), self.config.head_dim).chunk(2, dim=1)
+        return rotate(keys, rope), values
+
+
+class FusedMlp(gemma.Mlp):
+    """Gemma's MLP with one product for gate and up."""
+
+    def __init__(self, plain: gemma.Mlp) -> None:
+        nn.Module.__init__(self)
+        self.gate_up_proj = stacked([plain.gate_proj, plain.up_proj])
+        self.down_proj = plain.down_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain one."""
+        gate, up = self.gate_up_proj(x).chunk(2, dim=-1)
+        out: Tensor = self.down_proj(F.gelu(gate, approximate="tanh") * up)
+        return out
+
+
+class FusedVisionAttention(siglip.Attention):
+    """SigLIP's attention with one product for queries, keys and values."""
+
+    def __init__(self, plain: siglip.Attention) -> None:
+        nn.Module.__init__(self)
+        self.num_heads = plain.num_heads
+        self.qkv_proj = stacked([plain.q_proj, plain.k_proj, plain.v_proj])
+        self.out_proj = plain.out_proj
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As the plain one."""
+        qkv = self.qkv_proj(x).view(*x.shape[:2], 3, self.num_heads, -1)
+        queries, keys, values = qkv.permute(2, 0, 3, 1, 4).unbind()
+        out: Tensor = self.out_proj(attend(queries, keys, values).transpose(1, 2).flatten(-2))
+        return out
+
+
+class PatchProjection(nn.Module):
+    """A convolution whose stride is its kernel: one product over patches that do not overlap."""
+
+    def __init__(self, plain: nn.Conv2d) -> None:
+        super().__init__()
+        self.size = plain.kernel_size[0]
+        self.proj = linear(plain.weight.flatten(1), plain.bias)
+
+    @property
+    def weight(self) -> Tensor:
+        """Its dtype is the one that pixels are wanted in."""
+        return self.proj.weight
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """`pixels` (n, 3, height, width); returns (n, out, height / size, width / size)."""
+        n, _, height, width = pixels.shape
+        grid = (height // self.size, width // self.size)
+        patches = pixels.view(n, 3, grid[0], self.size, grid[1], self.size)
+        rows = patches.permute(0, 2, 4, 1, 3, 5).reshape(n, grid[0] * grid[1], -1)
+        out: Tensor = self.proj(rows).transpose(1, 2).view(n, -1, *grid)
+        return out
+
+
+def _fuse_block(block: gemma.Block) -> None:
+    attention, mlp = block.self_attn, block.mlp
+    fold(block.input_layernorm, [attention.q_proj, attention.k_proj, attention.v_proj])
+    fold(block.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj])
+    block.self_attn = FusedAttention(attention)
+    block.mlp = FusedMlp(mlp)
+
+
+def _drop_unread(vlm: Gemma) -> None:
+    """Of the last prefix layer the expert reads keys and values, and nobody reads the rest."""
+    last = vlm.blocks[-1]
+    last.self_attn = KeysValues(cast(FusedAttention, last.self_attn))
+    del last.mlp, last.post_attention_layernorm, vlm.norm
+
+
+def stacked(parts: list[nn.Linear]) -> nn.Linear:
+    """One linear layer that gives the outputs of `parts`, one after the other."""
+    biases = [part.bias for part in parts if part.bias is not None]
+    return linear(torch.cat([p.weight for p in parts]), torch.cat(biases) if biases else None)
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    """A linear layer of these weights, frozen."""
+    made = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    made.weight = _frozen(weight)
+    if bias is not None:
+        made.bias = _frozen(bias)
+    return made
+
+
+def _frozen(values: Tensor) -> nn.Parameter:
+    return nn.Parameter(values.detach(), requires_grad=False)
