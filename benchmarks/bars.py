@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from rich.table import Table
+
 from benchmarks.cells import Cell, Cells, Conditions
 from benchmarks.figures import Figure
 from benchmarks.observations import label
 
-OURS, OPENPI, FLOOR = "ours", "openpi", "raw tcp"
+OURS, OPENPI = "ours", "openpi"
 
 # At most so much of openpi's median, by size and rate.
 _RATIOS = {
@@ -26,6 +28,20 @@ def figures(cells: Cells) -> list[Figure]:
     """All that the cells can tell, those with a bar first."""
     found = [*_broker(cells), *_ratios(cells)]
     return sorted(found, key=lambda figure: figure.bar is None)
+
+
+def ratio_table(cells: Cells) -> Table:
+    """Our median over each peer's, one robot, pinned: a row for each size and pace."""
+    peers = _peers(cells)
+    table = Table("observation", "pace", title="our p50 over that of")
+    for peer in peers:
+        table.add_column(peer, justify="right")
+    for conditions, cell in _ours(cells):
+        if _counts(conditions):
+            ratios = [_ratio(cells, conditions, cell, peer) for peer in peers]
+            shown = ["" if ratio is None else f"{ratio:.2f}" for ratio in ratios]
+            table.add_row(label(conditions.size), conditions.pace, *shown)
+    return table
 
 
 def last_line(cells: Cells) -> str:
@@ -46,7 +62,7 @@ def last_line(cells: Cells) -> str:
 
 
 def _ratios(cells: Cells) -> Iterator[Figure]:
-    peers = dict.fromkeys(peer for _, peer in cells if peer != OURS)
+    peers = _peers(cells)
     for conditions, cell in _ours(cells):
         if not _counts(conditions):
             continue
@@ -76,6 +92,10 @@ def _ours(cells: Cells) -> Iterator[tuple[Conditions, Cell]]:
     for (conditions, peer), cell in cells.items():
         if peer == OURS:
             yield conditions, cell
+
+
+def _peers(cells: Cells) -> list[str]:
+    return list(dict.fromkeys(peer for _, peer in cells if peer != OURS))
 
 
 def _counts(conditions: Conditions) -> bool:

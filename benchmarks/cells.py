@@ -136,10 +136,10 @@ def tables(cells: Cells) -> list[Table]:
 
 
 def _empty(title: str) -> Table:
-    table = Table(title=title, padding=(0, 1, 0, 0), title_justify="left")
+    table = Table(title=f"{title}; p50 to p99 in µs", padding=(0, 1, 0, 0), title_justify="left")
     for name in ("observation", "pace", "peer"):
         table.add_column(name, no_wrap=True)
-    for name in (*(f"p{rank} µs" for rank in RANKS), "req/s"):
+    for name in (*(f"p{rank}" for rank in RANKS), "req/s"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("CPU µs a request")
     return table

@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.bars import figures, last_line
+from benchmarks.bars import figures, last_line, ratio_table
 from benchmarks.cells import Cells, others_cores, save, tables
 from benchmarks.figures import table
 from benchmarks.plan import measure
@@ -62,7 +62,10 @@ def _report(cells: Cells) -> int:
     for each in tables(cells):
         console.print(each)
     found = figures(cells)
-    console.print(table("one robot, pinned, where nothing else is said", found))
+    console.print(ratio_table(cells))
+    # The other ratios are in the table above.
+    held = [each for each in found if each.bar is not None or each.unit]
+    console.print(table("one robot, pinned, where nothing else is said", held))
     others = others_cores(cells)
     if others > BUSY:
         console.print(f"NOT QUIET: other processes kept {others:.2f} cores busy meanwhile")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import sys
@@ -49,6 +50,8 @@ def main() -> int:
     if config.insecure:
         logger.warning("insecure=true: whoever reaches these ports may drive robots' policies")
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
+    # What was loaded stays: the collector need not walk through it between requests.
+    gc.freeze()
     shell.run()
     logger.info("stopped")
     return 0

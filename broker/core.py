@@ -28,7 +28,7 @@ from broker.status import Notebook, report
 from client import errors
 from client.body import encode_body
 from client.version import __version__
-from client.wire import VERSION, Header, RequestId
+from client.wire import LONGEST_MS, VERSION, Header, RequestId
 
 LEARNING_S = 2.0  # after a start, workers need this long to say what they serve
 _EXPECTED = (errors.Superseded, errors.Cancelled, errors.Draining)  # what robots may cause daily
@@ -54,6 +54,7 @@ class Core:
         self._learned_at = now + LEARNING_S
         self._anonymous = 0  # requests so far of clients that give no id
         self._stopping = False
+        self._wake_at = now
         self._kinds: dict[str, Callable[[RobotMessage, float], None]] = {
             "infer": self._infer,
             "reset": self._reset,
@@ -74,19 +75,18 @@ class Core:
             self._fleet.question(event.workers, now)
         elif isinstance(event, events.Stop):
             self._stop(now)
-        self._fleet.check(now)
-        self._check_deadlines(now)
-        self._fleet.dispatch(self._waiting, now)
+        if now >= self._wake_at:
+            self._fleet.check(now)
+            self._check_deadlines(now)
+        if self._waiting.queues:
+            self._fleet.dispatch(self._waiting, now)
+        self._wake_at = self._next_change()
         commands, self._commands = self._commands, []
         return commands
 
     def wake_at(self) -> float:
         """When time alone will change something."""
-        deadline = self._deadlines.first_key()
-        moment = self._fleet.wake_at()
-        if self._learned_at < moment and self._unheard_of():
-            moment = self._learned_at
-        return moment if deadline is None else min(deadline, moment)
+        return self._wake_at
 
     @property
     def in_hand(self) -> int:
@@ -201,7 +201,7 @@ class Core:
         if not reason:
             return
         error = errors.Overloaded(f"{reason}; try again later or start more workers")
-        error.retry_after_s = wait_s or _RETRY_MS / 1e3
+        error.retry_after_s = min(wait_s or _RETRY_MS / 1e3, LONGEST_MS / 1e3)
         raise error
 
     def _resolve(self, policy: str | None, now: float | None = None) -> str | None:
@@ -294,6 +294,15 @@ class Core:
         while (deadline := self._deadlines.first_key()) is not None and deadline <= now:
             request = self._deadlines.pop()
             self.fail(request, self._why_late(request), "expire")
+
+    def _next_change(self) -> float:
+        moment = self._fleet.wake_at()
+        deadline = self._deadlines.first_key()
+        if deadline is not None and deadline < moment:
+            moment = deadline
+        if self._learned_at < moment and self._waiting.queues and self._unheard_of():
+            moment = self._learned_at
+        return moment
 
     def _unheard_of(self) -> list[str]:
         """Names that requests wait for and no worker has served yet."""

@@ -44,7 +44,9 @@ def open_frontend(
     """
     # A peer that floods fills its own TCP buffers, not our memory: few messages are taken ahead.
     # With two, libzmq wakes its I/O thread for every message received (measured: 6 switches).
-    return _open(context, config, config.frontend, 15_000, 60_000, 8, FRONTEND, keys)
+    # A robot that doesn't read its answers finds no more of them kept than it may have in hand.
+    kept = config.limits.max_requests_per_robot
+    return _open(context, config, config.frontend, 15_000, 60_000, 8, kept, FRONTEND, keys)
 
 
 def open_backend(
@@ -55,7 +57,7 @@ def open_backend(
     Raises:
         zmq.ZMQError: the address cannot be bound.
     """
-    socket = _open(context, config, config.backend, 1_000, 3_000, 1_000, BACKEND, keys)
+    socket = _open(context, config, config.backend, 1_000, 3_000, 1_000, 1_000, BACKEND, keys)
     # A routing id is one worker's incarnation. When it comes again, that worker has a new
     # connection and knows that the old one is cut, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
@@ -69,11 +71,13 @@ def _open(
     heartbeat_ms: int,
     timeout_ms: int,
     ahead: int,
+    kept: int,
     name: str,
     keys: Keyring | None,
 ) -> Socket:
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.RCVHWM, ahead)
+    socket.setsockopt(zmq.SNDHWM, kept)
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.BACKLOG, _BACKLOG)

@@ -114,8 +114,8 @@ class Fleet:
     def dispatch(self, waiting: WaitingRoom, now: float) -> None:
         """Give waiting requests to free slots, as long as there are both."""
         for policy in list(waiting.queues):
-            workers = self.pool.serving(policy)
-            while waiting.waiting_for(policy) and (worker := first_to_finish(workers)):
+            free = self.pool.free.get(policy, {})
+            while waiting.waiting_for(policy) and (worker := first_to_finish(free.values())):
                 self._lease(waiting.take(policy), worker, now)
 
     # What workers say.
@@ -240,7 +240,7 @@ class Fleet:
             attempt += 1  # it still computes for an earlier asking of the same id
         waited_s = now - request.queued_at
         lease = Lease(request, worker, attempt, now, waited_s, self._beats)
-        worker.in_hand[request.id, attempt] = lease
+        worker.hold(lease)
         if request.attempt < MAX_ATTEMPTS:
             # The last attempt may run to the deadline: there is nowhere else to go.
             self._leases.add(now + lease_s(worker, self._timers.shortest_lease_ms / 1e3), lease)
@@ -289,7 +289,7 @@ class Fleet:
         self._core.requeue(lease.request, now)
 
     def _release(self, lease: Lease) -> None:
-        del lease.worker.in_hand[lease.request.id, lease.attempt]
+        lease.worker.let_go(lease)
         lease.request.holders -= 1
         self._leases.discard(lease)
 

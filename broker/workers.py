@@ -44,6 +44,7 @@ class Worker:
     mean_s: float = 0.1  # of its recent inferences, seen from here
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     leased_at: float = 0.0  # when it was last given work
+    free: dict[bytes, Worker] = field(default_factory=dict)  # all of its policy with a free slot
 
     @property
     def free_slots(self) -> int:
@@ -53,6 +54,17 @@ class Worker:
     def move(self, cause: str) -> None:
         """Change state as the table says."""
         self.state = move(WORKER_MOVES, self.state, cause)
+        self._enlist()
+
+    def hold(self, lease: Lease) -> None:
+        """Take a lease in hand."""
+        self.in_hand[lease.request.id, lease.attempt] = lease
+        self._enlist()
+
+    def let_go(self, lease: Lease) -> None:
+        """Have a lease in hand no more."""
+        del self.in_hand[lease.request.id, lease.attempt]
+        self._enlist()
 
     def took(self, seconds: float) -> None:
         """Remember how long an inference took."""
@@ -77,6 +89,12 @@ class Worker:
             lease for key, lease in self.in_hand.items() if lease.beat < beat and key not in held
         ]
 
+    def _enlist(self) -> None:
+        if self.free_slots > 0:
+            self.free[self.id] = self
+        else:
+            self.free.pop(self.id, None)
+
 
 @dataclass(slots=True)
 class Pool:
@@ -84,11 +102,13 @@ class Pool:
 
     by_id: dict[bytes, Worker] = field(default_factory=dict)
     by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for ever
+    free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
 
     def add(self, worker: Worker) -> None:
         """Take a worker in."""
         self.by_id[worker.id] = worker
         self.by_policy.setdefault(worker.policy, {})[worker.id] = worker
+        worker.free = self.free.setdefault(worker.policy, {})
 
     def remove(self, worker: Worker) -> None:
         """Take a worker out; its policy's name stays known."""

@@ -67,9 +67,14 @@ class Connection:
                 send(socket, frames)
                 return True
             except zmq.Again:
-                socket.poll(min(_LOOK_MS, _milliseconds_to(until)), zmq.POLLOUT)
-            self._read_monitor()
+                if self._read_monitor():
+                    # The lost connection may have half of the message: this socket would go on
+                    # with the other half, and then believe that it has sent it.
+                    socket = self._begin_anew()
+                else:
+                    socket.poll(min(_LOOK_MS, _milliseconds_to(until)), zmq.POLLOUT)
             if self._forbidden or time.monotonic() >= until:
+                self._read_monitor()
                 return False
 
     def receive(self, until: float) -> list[zmq.Frame] | None:
@@ -136,6 +141,13 @@ class Connection:
         except zmq.ZMQError as error:
             self.drop()
             raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
+        return socket
+
+    def _begin_anew(self) -> zmq.Socket[bytes]:
+        refused = self._refused
+        self.drop()
+        socket = self._open()
+        self._refused = refused
         return socket
 
     def _read_monitor(self) -> bool:

@@ -88,6 +88,8 @@ class Device(threading.Thread):
 
     def take_reports(self) -> list[Report]:
         """All reports so far; clears `wake_fd`."""
+        if not self.reports:
+            return []
         try:
             os.eventfd_read(self.wake_fd)
         except BlockingIOError:

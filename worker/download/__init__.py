@@ -2,6 +2,6 @@
 
 from worker.download.addresses import is_remote
 from worker.download.cache import Cache
-from worker.download.fetch import fetch
+from worker.download.transfer import fetch
 
 __all__ = ["Cache", "fetch", "is_remote"]

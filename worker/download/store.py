@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
+PAGE_SIZE = 1000
 CONNECT_S, SILENCE_S = 10, 30
 _DENIED = {"403", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Forbidden"}
 _ABSENT = {"404", "NoSuchKey", "NotFound"}
@@ -124,7 +125,9 @@ class Store:
             if (only := self._only_file()) is not None:
                 return [only]
             pages = self._client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.address.bucket, Prefix=prefix
+                Bucket=self.address.bucket,
+                Prefix=prefix,
+                PaginationConfig={"PageSize": PAGE_SIZE},
             )
             found = [
                 RemoteFile(o["Key"].removeprefix(prefix), o["Key"], o["Size"], o["ETag"])

@@ -30,8 +30,8 @@ def fuse(model: nn.Module) -> None:
         elif isinstance(module, SigLip):
             module.patch_embedding = cast(nn.Conv2d, PatchProjection(module.patch_embedding))
             for layer in module.layers:
-                block = cast(siglip.Block, layer)
-                block.self_attn = FusedVisionAttention(block.self_attn)
+                seeing = cast(siglip.Block, layer)
+                seeing.self_attn = FusedVisionAttention(seeing.self_attn)
     if isinstance(model, Pi0):
         _drop_unread(model.vlm)
         fold(model.expert.norm, [model.action_out_proj])
@@ -159,8 +159,9 @@ def _drop_unread(vlm: Gemma) -> None:
 
 def stacked(parts: list[nn.Linear]) -> nn.Linear:
     """One linear layer that gives the outputs of `parts`, one after the other."""
-    biases = [part.bias for part in parts if part.bias is not None]
-    return linear(torch.cat([p.weight for p in parts]), torch.cat(biases) if biases else None)
+    weights: list[Tensor] = [part.weight for part in parts]
+    biases: list[Tensor] = [part.bias for part in parts if part.bias is not None]
+    return linear(torch.cat(weights), torch.cat(biases) if biases else None)
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -32,7 +32,7 @@ class PackedLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`x` (..., in); returns (..., out)."""
         if torch.is_grad_enabled() and x.requires_grad:
-            return cast(Tensor, _Product.apply(x, self))
+            return cast(Tensor, _Product.apply(x, self))  # type: ignore[no-untyped-call]
         return self.product(x)
 
     def product(self, x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class _Product(torch.autograd.Function):
 
 def can_pack() -> bool:
     """Whether this torch has oneDNN and its operators."""
-    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 def pack(model: nn.Module) -> None:

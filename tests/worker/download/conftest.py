@@ -12,22 +12,24 @@ from worker.config import DownloadConfig
 
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """The server; tests put what they need under keys of their own."""
     with object_store(tmp_path_factory.mktemp("store")) as started:
         yield started
 
 
 @pytest.fixture
 def link(store: ObjectStore) -> Iterator[Link]:
+    """A way to the server that a test can cut."""
     with Link(store.port) as made:
         yield made
 
 
 @pytest.fixture(autouse=True)
-def strangers_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def _strangers_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """No credentials, settings or caches of whoever runs the tests."""
     for name in ("AWS_PROFILE", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.delenv("OPENPI_DATA_HOME", raising=False)
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "other cache"))
     monkeypatch.setenv("AWS_CONFIG_FILE", "/dev/null")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/dev/null")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")

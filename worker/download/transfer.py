@@ -7,10 +7,12 @@ import threading
 from collections.abc import Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
+from typing import BinaryIO
 
 from worker.config import DownloadConfig
 from worker.download.addresses import Address, parse
-from worker.download.cache import Cache, no_space, size
+from worker.download.cache import ELSEWHERE, Cache, no_space, size
+from worker.download.checksums import Checksum
 from worker.download.partial import PartialFile, Range
 from worker.download.progress import Progress
 from worker.download.store import WAYS_ON, Interrupted, RemoteFile, Store
@@ -50,29 +52,22 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
     files = needed(store.files())
     check_paths(address, files)
     workshop, target = cache.workshop(address), cache.path(address)
-    partials: list[PartialFile] = []
+    journals, content = workshop / "journals", workshop / "content"
     try:
-        for file in files:
-            content = workshop / "content" / file.path
-            partials.append(
-                PartialFile(file, content, workshop / "journals" / file.path / "ranges")
-            )
+        partials = [PartialFile(f, content / f.path, journals / f.path / "ranges") for f in files]
         missing = sum(partial.missing_bytes for partial in partials)
         cache.check_space(address, missing)
         total = sum(file.size for file in files)
         log.info("downloading %s: %s in %d files", address, size(total), len(files))
         with Progress(str(address), total, total - missing) as progress:
             _Transfer(store, partials, progress).run(config.connections)
-        (workshop / "content").rename(target)
+        content.rename(target)
         shutil.rmtree(workshop)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(target.parent).free
             raise no_space(address, target, "it filled up", free) from error
-        raise CheckpointError(f"{address} cannot be stored: {error}") from error
-    finally:
-        for partial in partials:
-            partial.close()
+        raise CheckpointError(f"{address} cannot be stored: {error}. {ELSEWHERE}") from error
     log.info("downloaded %s to %s", address, target)
 
 
@@ -117,44 +112,55 @@ class _Transfer:
     def _range(self, partial: PartialFile, piece: Range) -> None:
         start, end = piece
         failures, reason = 0, "the connection was cut"
-        while start < end and not self._stopped.is_set():
-            before = start
-            try:
-                for data in self._store.read(partial.file, start, end):
-                    partial.write(start, data)
-                    start += len(data)
-                    self._progress.advance(len(data))
-                    if self._stopped.is_set():
-                        return
-            except Interrupted as error:
-                reason = str(error)
-            if start < end:
-                failures = failures + 1 if start == before else 0
-                if failures == ATTEMPTS:
-                    raise CheckpointError(
-                        f"{self._store.address} cannot be downloaded: {partial.file.key} broke off"
-                        f" {ATTEMPTS} times ({reason}). What is here is kept: start again to go on."
-                        f" {WAYS_ON}"
-                    )
-                self._stopped.wait(FIRST_PAUSE_S * 2**failures)
+        with partial.open_at(start) as target:
+            while start < end and not self._stopped.is_set():
+                before = start
+                try:
+                    for data in self._store.read(partial.file, start, end):
+                        start += _write(target, data)
+                        self._progress.advance(len(data))
+                        if self._stopped.is_set():
+                            return
+                except Interrupted as error:
+                    reason = str(error)
+                if start < end:
+                    failures = failures + 1 if start == before else 0
+                    self._pause(partial, failures, reason)
         if start == end and partial.finish(piece):
             self._check(partial)
 
     def _check(self, partial: PartialFile) -> None:
         """The last step of a file: is it what the store says?"""
-        for attempt in range(ATTEMPTS):
-            try:
-                checksum = self._store.checksum(partial.file)
-                break
-            except Interrupted as error:
-                if attempt + 1 == ATTEMPTS:
-                    raise CheckpointError(
-                        f"{self._store.address} cannot be downloaded: {error}"
-                    ) from error
-                self._stopped.wait(FIRST_PAUSE_S * 2**attempt)
+        checksum = self._checksum(partial)
         if checksum is not None and not checksum.holds(partial.path):
             partial.forget()
             raise CheckpointError(
                 f"{self._store.address} cannot be downloaded: {partial.file.key} came with another"
-                f" {checksum.algorithm} than the store says that it has; start again"
+                f" {checksum.algorithm} than the store says that it has; start again. {WAYS_ON}"
             )
+
+    def _checksum(self, partial: PartialFile) -> Checksum | None:
+        failures = 0
+        while True:
+            try:
+                return self._store.checksum(partial.file)
+            except Interrupted as error:
+                failures += 1
+                self._pause(partial, failures, str(error))
+
+    def _pause(self, partial: PartialFile, failures: int, reason: str) -> None:
+        """Wait before another attempt. Raises `CheckpointError` after the last."""
+        if failures == ATTEMPTS:
+            raise CheckpointError(
+                f"{self._store.address} cannot be downloaded: {partial.file.key} broke off"
+                f" {ATTEMPTS} times ({reason}). What is here is kept: start again to go on."
+                f" {WAYS_ON}"
+            )
+        self._stopped.wait(FIRST_PAUSE_S * 2**failures)
+
+
+def _write(target: BinaryIO, data: bytes) -> int:
+    view = memoryview(data)
+    while view:
+        view = view[target.write(view) :]
+    return len(data)
