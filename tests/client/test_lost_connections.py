@@ -10,14 +10,15 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pytest
+import zmq
 
-from client import ZmqPolicyClient, errors
+from client import ZmqPolicyClient, connection, errors
 from client.body import LARGE
 from client.connection import Connection
 from client.wire import Header, RequestId, encode_header
@@ -150,6 +151,25 @@ def test_a_broker_that_restarts_between_requests() -> None:
             broker = ScriptedBroker(port=broker.port)
         assert client.infer({"tag": 9})["tag"] == 9
     broker.close()
+
+
+def test_a_connection_lost_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A REQ socket would go on with the second half, and wait for ever for an answer to it."""
+    first = ScriptedBroker()
+    whole = connection.send
+    later: list[ScriptedBroker] = []
+
+    def half(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
+        monkeypatch.setattr(connection, "send", whole)
+        socket.send(frames[0], zmq.SNDMORE)
+        first.close()
+        later.append(ScriptedBroker(port=first.port))
+        raise zmq.Again
+
+    with connect(first.port) as client:
+        monkeypatch.setattr(connection, "send", half)
+        assert client.infer({"tag": "mine"}, deadline_s=10.0)["tag"] == "mine"
+    later[0].close()
 
 
 def test_the_constructor_waits_for_a_late_broker() -> None:
