@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -157,15 +157,20 @@ def _send_for_ever(peer: zmq.Socket[bytes], pose: Callable[[int], tuple[str, byt
 
 
 def _garbage(port: int, back: int) -> None:
-    """three peers on each port that send garbage"""
+    """a peer that sends garbage to both ports"""
     for seed, (door, as_robot) in enumerate(((port, True), (back, False))):
-        for harm in (
+        harms = (
             partial(vandal.send_messages, port=door, kind=zmq.DEALER, as_robot=as_robot),
             partial(vandal.send_messages, port=door, kind=zmq.REQ, as_robot=as_robot),
             partial(vandal.send_bytes, port=door),
-        ):
-            vandal.Vandal(seed, harm, threading.Event()).start()
+        )
+        any_harm = partial(_one_of, harms)
+        vandal.Vandal(seed, any_harm, threading.Event()).start()
     threading.Event().wait()
+
+
+def _one_of(harms: Sequence[Callable[[random.Random], None]], dice: random.Random) -> None:
+    dice.choice(harms)(dice)
 
 
 KINDS: dict[str, Callable[[int, int], None]] = {
@@ -177,6 +182,5 @@ KINDS: dict[str, Callable[[int, int], None]] = {
 
 
 if __name__ == "__main__":
-    random.seed(0)
     print("ready", flush=True)
     KINDS[sys.argv[1]](int(sys.argv[2]), int(sys.argv[3]))

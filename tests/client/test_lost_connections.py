@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import zmq
 
-from client import ZmqPolicyClient, connection, errors
+from client import ZmqPolicyClient, connection, errors, wire
 from client.body import LARGE
 from client.connection import Connection
 from client.wire import Header, RequestId, encode_header
@@ -156,11 +156,10 @@ def test_a_broker_that_restarts_between_requests() -> None:
 def test_a_connection_lost_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """A REQ socket would go on with the second half, and wait for ever for an answer to it."""
     first = ScriptedBroker()
-    whole = connection.send
     later: list[ScriptedBroker] = []
 
     def half(socket: zmq.Socket[bytes], frames: Sequence[Any]) -> None:
-        monkeypatch.setattr(connection, "send", whole)
+        monkeypatch.setattr(connection, "send", wire.send)
         socket.send(frames[0], zmq.SNDMORE)
         first.close()
         later.append(ScriptedBroker(port=first.port))
