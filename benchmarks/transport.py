@@ -62,14 +62,17 @@ def _report(cells: Cells) -> int:
     for each in tables(cells):
         console.print(each)
     found = figures(cells)
-    console.print(ratio_table(cells))
+    ratios = ratio_table(cells)
+    if ratios.row_count:
+        console.print(ratios)
     # The other ratios are in the table above.
     held = [each for each in found if each.bar is not None or each.unit]
     console.print(table("one robot, pinned, where nothing else is said", held))
     others = others_cores(cells)
     if others > BUSY:
         console.print(f"NOT QUIET: other processes kept {others:.2f} cores busy meanwhile")
-    console.print(last_line(cells), soft_wrap=True)
+    if line := last_line(cells):
+        console.print(line, soft_wrap=True)
     return 0 if all(figure.passes for figure in found) else 1
 
 

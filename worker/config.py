@@ -51,7 +51,7 @@ class Device(StrEnum):
 
 
 class Dtype(StrEnum):
-    """What the model computes in; `auto` is bfloat16 on CUDA and float32 on a CPU."""
+    """What the model computes in; `auto` is bfloat16 where the device is faster in it."""
 
     float32 = "float32"
     bfloat16 = "bfloat16"
@@ -179,12 +179,21 @@ class RuntimeConfig:
 
     threads: int | None = MISSING
     slots: int = MISSING
+    batch_wait_s: float = MISSING
+    graphs: bool | None = MISSING
+    prompt_buckets: int = MISSING
+    compile: bool = MISSING
 
     def __post_init__(self) -> None:
         """Refuse a worker that could never take a request."""
-        _at_least("runtime", self, 1, "slots")
+        _at_least("runtime", self, 1, "slots", "prompt_buckets")
+        _at_least("runtime", self, 0, "batch_wait_s")
         if self.threads is not None:
             _at_least("runtime", self, 1, "threads")
+        if self.compile and self.graphs is False:
+            raise ConfigError(
+                "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"
+            )
 
 
 @dataclass

@@ -22,6 +22,8 @@ class Line:
         self.near = socket.create_connection(("127.0.0.1", link.port), timeout=10)
         self.far, _ = self.server.accept()
         self.far.settimeout(10)
+        self.near.sendall(b"?")  # once it has come through, the link knows both ends
+        assert self.far.recv(1) == b"?"
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ def test_defaults() -> None:
 def test_every_key() -> None:
     line = "env=droid host=10.0.0.2 port=9000 steps=3 policy=a=b seed=7 timeout_s=1.5"
     assert parse([*line.split(), "connect_timeout_s=2"]) == Settings(
-        "droid", "10.0.0.2", 9000, 3, "a=b", 7, 1.5, 2.0
+        "droid", "10.0.0.2", 9000, 3, "a=b", "", 7, 1.5, 2.0
     )
 
 

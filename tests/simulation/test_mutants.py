@@ -155,7 +155,7 @@ def _admits_all(patch: Patch) -> None:
 def _loses_count_of_bytes(patch: Patch) -> None:
     def settle(self: Core, request: Request, cause: str) -> None:
         original(self, request, cause)
-        self._bytes += 1
+        self._accounts.total.bytes += 1
 
     original = Core._settle
     patch.setattr(Core, "_settle", settle)

@@ -30,6 +30,6 @@ def parse(location: str) -> Address:
     bucket, _, key = rest.partition("/")
     key = key.strip("/")
     # The key becomes a path below the cache.
-    if scheme not in SCHEMES or not bucket or not key or {"", ".", ".."} & set(key.split("/")):
+    if scheme not in SCHEMES or {"", ".", ".."} & {bucket, *key.split("/")}:
         raise CheckpointError(f"{location} is not of the form {scheme}://bucket/folder")
     return Address(scheme, bucket, key)

@@ -7,9 +7,10 @@ import numpy as np
 import torch
 
 from worker.config import Device, Dtype, ModelConfig
+from worker.models.devices import choose_device, choose_dtype
 from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
+from worker.models.layout import arrange
 from worker.models.loading import fill
-from worker.models.runner import choose_device, choose_dtype
 from worker.robots.robot import CAMERAS
 from worker.tokenizers import Tokens
 from worker.transforms import ModelInput
@@ -29,10 +30,12 @@ class FastRunner:
         Raises `CheckpointError` as `fill` does, `ConfigError` where there is no such device.
         """
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, config.embedded)
         with torch.device("meta"):
             model = Pi0Fast(config)
         self.model = fill(model, weights, self.device, self.dtype)
+        with torch.no_grad():
+            arrange(self.model, self.device, compiles=False)
         self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
         self._check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
         self._writings: dict[int, tuple[Writing, Callable[[], None]]] = {}

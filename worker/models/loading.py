@@ -6,6 +6,7 @@ its final dtype and place, and filled through a small buffer: a checkpoint is ne
 
 import re
 import zlib
+from math import prod
 from pathlib import Path
 from typing import TypeVar
 
@@ -15,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from worker.config import ModelConfig
+from worker.models.devices import ensure_room
 from worker.models.gemma import RMSNorm
 from worker.models.names import match
 from worker.models.pi0 import Pi0
@@ -49,11 +51,12 @@ def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.
 
     `dtype` is that of the transformers; norms and small projections stay float32. Raises
     `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
-    another shape.
+    another shape, and `ConfigError` where `device` has no room.
     """
     wide = _float32_parameters(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     dtypes = {name: torch.float32 if name in wide else dtype for name in shapes}
+    ensure_room(sum(prod(shapes[name]) * dtypes[name].itemsize for name in shapes), device)
     if weights is None:
         for name, shape in shapes.items():
             _assign(model, name, seeded(name, shape).to(device, dtypes[name]))

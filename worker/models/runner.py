@@ -1,19 +1,38 @@
-"""Running a model on requests: batches, devices and noise, of which the model knows nothing."""
+"""Running pi0 on requests: batches, buckets and noise, of which the model knows nothing."""
 
+import logging
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
-from worker.config import Device, Dtype, ModelConfig
-from worker.errors import ConfigError
+from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
+from worker.errors import DeviceLost
+from worker.models.devices import choose_device, choose_dtype
+from worker.models.graphs import Arrays, Replay, shared_pool
+from worker.models.layout import arrange
 from worker.models.loading import load_model
 from worker.transforms import ModelInput
 
+log = logging.getLogger(__name__)
+
 Actions = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a batch has in common, and one graph is captured for."""
+
+    batch: int
+    cameras: int
+    tokens: int
+    """Of the prompt; with `padded` an upper bound."""
+    padded: bool
 
 
 class Runner:
@@ -25,49 +44,137 @@ class Runner:
         weights: Path | None,
         device: Device,
         dtype: Dtype,
+        runtime: RuntimeConfig,
         num_steps: int,
         seed: int,
     ) -> None:
         """Load the weights (None: seeded ones) and compute all that depends on time alone.
 
-        Raises `CheckpointError` as `load_model` does, `ConfigError` where there is no such device.
+        Raises `CheckpointError` as `load_model` does, `ConfigError` where there is no such device
+        or no room on it.
         """
-        self._config = config
-        self._seed = seed
+        self._config, self._seed = config, seed
         self.device = choose_device(device)
-        self.dtype = choose_dtype(dtype, self.device)
+        self.dtype = choose_dtype(dtype, self.device, config.embedded)
         self.model = load_model(config, weights, self.device, self.dtype)
-        with torch.inference_mode():
+        with torch.no_grad():
             self._steps = self.model.flow_steps(num_steps)
+            arrange(self.model, self.device, runtime.compile)
+        wanted = runtime.compile or self.device.type == "cuda"
+        self._uses_graphs = wanted if runtime.graphs is None else runtime.graphs
+        self._buckets = buckets(config.max_token_len, runtime.prompt_buckets)
+        self._pool = shared_pool(self.device)
+        self._replays: dict[Shape, Replay] = {}
+
+    def prepare(self, batches: int, cameras: Iterable[int], length: int | None) -> None:
+        """Capture what may come: batches up to `batches` of so many cameras and any prompt.
+
+        `length`: tokens of the usual prompt, which gets graphs without padding. Without graphs
+        there is nothing to do.
+        """
+        if not self._uses_graphs:
+            return
+        shapes = [
+            Shape(batch, count, tokens, padded)
+            for count in cameras
+            for batch in range(1, batches + 1)
+            for tokens, padded in [(b, True) for b in self._buckets] + [(length, False)]
+            if tokens is not None
+        ]
+        for done, shape in enumerate(shapes, start=1):
+            self._replay(shape)
+            log.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
 
     def __call__(self, requests: Sequence[ModelInput]) -> list[Actions]:
         """Normalised actions, float32 (horizon, action dim), of each request.
 
-        Requests with equally many cameras and tokens run as one batch, so that nothing has to be
-        padded or masked.
+        Requests with equally many cameras run as one batch. With graphs, shorter prompts are
+        padded, and the padding masked; without, batches have prompts of one length.
+        Raises `DeviceLost` where the device fails.
         """
-        groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-        for index, request in enumerate(requests):
-            groups[len(request.images), len(request.tokens)].append(index)
         answers: dict[int, Actions] = {}
-        for members in groups.values():
-            batch = self._run([requests[i] for i in members])
+        for shape, members in self._groups(requests).items():
+            arrays = self._arrays([requests[i] for i in members], shape)
+            try:
+                batch = self._run(shape, arrays)
+            except torch.AcceleratorError as error:
+                reason = str(error).partition("\n")[0]
+                raise DeviceLost(
+                    f"{self.device} failed in the middle of service: {reason}"
+                ) from error
             answers.update(zip(members, batch, strict=True))
         return [answers[i] for i in range(len(requests))]
 
-    @torch.inference_mode()
-    def _run(self, requests: list[ModelInput]) -> Actions:
-        images = np.stack([np.stack(list(r.images.values())) for r in requests])
-        tokens = np.stack([r.tokens for r in requests])
-        state = np.stack([r.state for r in requests]).astype(np.float32)
-        noise = np.stack([self._noise(r) for r in requests])
-        cache = self.model.prefix(self._put(images), self._put(tokens), self._put(state))
-        actions = self.model.sample(cache, self._put(noise), self._steps)
-        result: Actions = actions.cpu().numpy()
-        return result
+    def infer(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Prefix and all flow steps: float32 (batch, horizon, action dim). See `Pi0.prefix`."""
+        return self.model.sample(
+            self.model.prefix(images, tokens, state, lengths), noise, self._steps
+        )
 
-    def _put(self, array: npt.NDArray[np.generic]) -> torch.Tensor:
-        return torch.from_numpy(np.ascontiguousarray(array)).to(self.device)
+    def _groups(self, requests: Sequence[ModelInput]) -> dict[Shape, list[int]]:
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            length = 0 if self._uses_graphs else len(request.tokens)
+            alike[len(request.images), length].append(index)
+        return {
+            self._shape(cameras, [len(requests[i].tokens) for i in members]): members
+            for (cameras, _), members in alike.items()
+        }
+
+    def _shape(self, cameras: int, lengths: list[int]) -> Shape:
+        exact = Shape(len(lengths), cameras, lengths[0], padded=False)
+        if len(set(lengths)) == 1 and (not self._uses_graphs or exact in self._replays):
+            return exact
+        longest = max(lengths)
+        tokens = next((b for b in self._buckets if b >= longest), longest)
+        return Shape(len(lengths), cameras, tokens, padded=True)
+
+    def _run(self, shape: Shape, arrays: Arrays) -> Actions:
+        if self._uses_graphs:
+            return self._replay(shape)(arrays)
+        with torch.no_grad():
+            inputs = {name: torch.from_numpy(array) for name, array in arrays.items()}
+            result = self.infer(**{name: t.to(self.device) for name, t in inputs.items()})
+        actions: Actions = result.cpu().numpy()
+        return actions
+
+    def _replay(self, shape: Shape) -> Replay:
+        if shape not in self._replays:
+            example = self._blank(shape)
+            self._replays[shape] = Replay(self.infer, example, self.device, self._pool)
+        return self._replays[shape]
+
+    def _arrays(self, requests: list[ModelInput], shape: Shape) -> Arrays:
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "images": np.stack([np.stack(list(r.images.values())) for r in requests]),
+            "tokens": np.stack(
+                [np.pad(r.tokens, (0, shape.tokens - len(r.tokens))) for r in requests]
+            ),
+            "state": np.stack([r.state for r in requests]).astype(np.float32),
+            "noise": np.stack([self._noise(r) for r in requests]),
+        }
+        if shape.padded:
+            arrays["lengths"] = np.array([len(r.tokens) for r in requests], np.int64)
+        return arrays
+
+    def _blank(self, shape: Shape) -> Arrays:
+        dims, horizon = self._config.action_dim, self._config.action_horizon
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "images": np.zeros((shape.batch, shape.cameras, 224, 224, 3), np.uint8),
+            "tokens": np.zeros((shape.batch, shape.tokens), np.int64),
+            "state": np.zeros((shape.batch, dims), np.float32),
+            "noise": np.zeros((shape.batch, horizon, dims), np.float32),
+        }
+        if shape.padded:
+            arrays["lengths"] = np.full(shape.batch, shape.tokens, np.int64)
+        return arrays
 
     def _noise(self, request: ModelInput) -> npt.NDArray[np.float32]:
         if request.noise is not None:
@@ -78,16 +185,6 @@ class Runner:
         return generator.standard_normal(shape, dtype=np.float32)
 
 
-def choose_device(device: Device) -> torch.device:
-    """The torch device of the setting. Raises `ConfigError` for CUDA where there is none."""
-    has_cuda = torch.cuda.is_available()
-    if device is Device.cuda and not has_cuda:
-        raise ConfigError("device=cuda: torch finds no CUDA device here; use device=cpu")
-    return torch.device("cuda" if has_cuda and device is not Device.cpu else "cpu")
-
-
-def choose_dtype(dtype: Dtype, device: torch.device) -> torch.dtype:
-    """The torch dtype of the setting on `device`."""
-    if dtype is Dtype.auto:
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    return torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
+def buckets(longest: int, count: int) -> list[int]:
+    """`count` prompt lengths, evenly spaced up to `longest`."""
+    return sorted({-(-longest * i // count) for i in range(1, count + 1)})

@@ -29,6 +29,7 @@ from worker.errors import CheckpointError, ConfigError
 from worker.norm_stats import read_norm_stats
 from worker.observations import Array, Image, describe
 from worker.robots import ROBOTS
+from worker.threads import set_threads
 from worker.tokenizers import PromptTokenizer
 from worker.transforms import ModelInput, Transforms, check_fit
 
@@ -109,15 +110,12 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
         Raises `CheckpointError` where files cannot be had or don't fit.
         """
-        import torch
-
         while (location := self._sources.missing(self._cache)) is not None:
             fetch(location, self._download)
         if self.digest is None:
             self._open()
             self.metadata = self._describe()
-        if self._runtime.threads is not None:
-            torch.set_num_threads(self._runtime.threads)
+        set_threads(self._runtime.threads, self._model.embedded)
         self._runner = self._make_runner()
         if self._files.weights is None:
             log.warning(
@@ -131,12 +129,16 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
         Returns the milliseconds that an inference with all of them takes afterwards.
         """
+        for images in self._camera_sets():
+            self.infer(self._blank(images))
+        return float(self.infer(self._blank(images))["policy_timing"]["infer_ms"])
+
+    def _camera_sets(self) -> list[list[Image]]:
+        """One for every number of cameras that the robot may send, all of them last."""
         images = [spec for spec in self.transforms.robot.images if spec.camera is not None]
         required = [spec for spec in images if not spec.optional]
         optional = [spec for spec in images if spec.optional]
-        for count in range(len(optional) + 1):
-            self.infer(self._blank([*required, *optional[:count]]))
-        return float(self.infer(self._blank(images))["policy_timing"]["infer_ms"])
+        return [[*required, *optional[:count]] for count in range(len(optional) + 1)]
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Actions, float64 (horizon, robot's action dim), and milliseconds by stage.
@@ -247,6 +249,15 @@ class Pi0Policy(ChunkPolicy["Runner"]):
 
     architectures = (Architecture.pi0, Architecture.pi05)
 
+    def warm_up(self) -> float:
+        """Also makes ready for every batch and prompt that may come."""
+        sets = self._camera_sets()
+        given = [self.transforms.inputs(self._blank(images)) for images in sets]
+        # A prompt that holds the state has no usual length.
+        usual = None if self._model.discrete_state_input else len(given[-1].tokens)
+        self.runner.prepare(self._runtime.slots, [len(g.images) for g in given], usual)
+        return super().warm_up()
+
     def _make_runner(self) -> "Runner":
         from worker.models.runner import Runner
 
@@ -255,6 +266,7 @@ class Pi0Policy(ChunkPolicy["Runner"]):
             self._files.weights,
             self._device,
             self._dtype,
+            self._runtime,
             self._num_steps,
             self._seed,
         )

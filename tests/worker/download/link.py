@@ -81,7 +81,7 @@ class Link:
                         (client if source is server else server).sendall(data)
                     except OSError:
                         return
-                    if not data:
+                    if not data or came_back == self.cut_after:
                         return
 
     def _allowed(self, data: bytes, came_back: int) -> bytes:

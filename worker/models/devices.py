@@ -1,0 +1,54 @@
+"""Choosing device and dtype, and whether a model fits."""
+
+from pathlib import Path
+
+import torch
+
+from worker.config import Device, Dtype
+from worker.errors import ConfigError
+from worker.models.attention import cpu_has_bfloat16
+
+SPARE = 1.1
+"""Activations and the piece that is being rearranged come on top of the weights."""
+
+
+def choose_device(device: Device) -> torch.device:
+    """The torch device of the setting. Raises `ConfigError` for CUDA where there is none."""
+    has_cuda = torch.cuda.is_available()
+    if device is Device.cuda and not has_cuda:
+        raise ConfigError("device=cuda: torch finds no CUDA device here; use device=cpu")
+    return torch.device("cuda" if has_cuda and device is not Device.cpu else "cpu")
+
+
+def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> torch.dtype:
+    """The torch dtype of the setting on `device`.
+
+    `auto` is bfloat16 where the device multiplies it faster than float32 (CUDA, and CPUs with AMX
+    or AVX512-BF16). The embedded model is too small to gain by it and stays float32 on a CPU.
+    """
+    if dtype is not Dtype.auto:
+        return torch.bfloat16 if dtype is Dtype.bfloat16 else torch.float32
+    fast = device.type == "cuda" or (cpu_has_bfloat16() and not embedded)
+    return torch.bfloat16 if fast else torch.float32
+
+
+def ensure_room(needed: int, device: torch.device) -> None:
+    """Raises `ConfigError` where `device` has no room for weights of `needed` bytes."""
+    free = free_bytes(device)
+    if free is not None and needed * SPARE > free:
+        raise ConfigError(
+            f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device.type}, and"
+            f" {free / 1e9:.1f} GB are free: free some, take dtype=bfloat16, or a smaller model="
+        )
+
+
+def free_bytes(device: torch.device) -> int | None:
+    """Memory that could still be had on `device`; None where nobody says."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free)
+    meminfo = Path("/proc/meminfo")
+    if not meminfo.exists():
+        return None
+    lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
+    return int(lines["MemAvailable"].split()[0]) * 1024
