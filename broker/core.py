@@ -19,7 +19,6 @@ from broker import events
 from broker.accounts import Accounts
 from broker.agenda import Agenda
 from broker.config import BrokerConfig
-from broker.dispatch import predicted_wait_s
 from broker.events import Command, Event, Log, Payload, RobotMessage, ToRobot
 from broker.fleet import Fleet
 from broker.requests import Request, WaitingRoom
@@ -193,7 +192,7 @@ class Core:
 
     def _admit(self, policy: str | None, reason: str, left_s: float) -> None:
         ahead = self._waiting.waiting_for(policy)
-        wait_s = predicted_wait_s(ahead, self._fleet.pool.serving(policy)) if ahead else 0.0
+        wait_s = self._fleet.wait_s(policy, ahead)
         if left_s <= 0.0:
             raise errors.DeadlineExceeded("the deadline had passed when the request came")
         if not reason and wait_s > left_s:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from broker.agenda import Agenda
-from broker.dispatch import first_to_finish, lease_s
+from broker.dispatch import first_to_finish, lease_s, predicted_wait_s
 from broker.events import Payload, ToWorker, WorkerMessage
 from broker.requests import Request, WaitingRoom
 from broker.states import RequestState, WorkerState
@@ -35,6 +35,7 @@ class Fleet:
         self._leases: Agenda[Lease] = Agenda()
         self._beat_at = now
         self._beats = 0  # sent to each worker so far
+        self._paces: dict[str | None, tuple[int, float]] = {}  # see `wait_s`
         self._kinds: dict[str, Callable[[Worker, WorkerMessage, float], None]] = {
             "ready": self._ready,
             "heartbeat": self._heartbeat,
@@ -117,6 +118,18 @@ class Fleet:
             free = self.pool.free.get(policy, {})
             while waiting.waiting_for(policy) and (worker := first_to_finish(free.values())):
                 self._lease(waiting.take(policy), worker, now)
+
+    def wait_s(self, policy: str | None, ahead: int) -> float:
+        """How long a request with `ahead` others before it will wait, in seconds.
+
+        To predict it takes a look at every worker, so the pace of one beat holds until the next.
+        """
+        beat, pace_s = self._paces.get(policy, (-1, 0.0))
+        if ahead and beat != self._beats:
+            pace_s = predicted_wait_s(1, self.pool.serving(policy))
+            if pace_s:
+                self._paces[policy] = self._beats, pace_s
+        return ahead * pace_s
 
     # What workers say.
 

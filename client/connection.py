@@ -23,7 +23,6 @@ RECONNECT_MS = 10
 RECONNECT_MAX_MS = 1_000
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
 COPIED_BYTES = 256 * 1024
-_LOOK_MS = 100  # between looks at the monitor while there is no connection
 
 _LOST = {zmq.EVENT_DISCONNECTED}
 _HANDSHAKE_FAILED = {
@@ -67,12 +66,12 @@ class Connection:
                 send(socket, frames)
                 return True
             except zmq.Again:
-                if self._read_monitor():
+                if self._read_monitor() and not self._forbidden:
                     # The lost connection may have half of the message: this socket would go on
                     # with the other half, and then believe that it has sent it.
                     socket = self._begin_anew()
                 else:
-                    socket.poll(min(_LOOK_MS, _milliseconds_to(until)), zmq.POLLOUT)
+                    self._wait_for_connection(socket, until)
             if self._forbidden or time.monotonic() >= until:
                 self._read_monitor()
                 return False
@@ -118,6 +117,13 @@ class Connection:
             "`python -m broker` runs there, and that its `frontend` is bound beyond loopback "
             "(frontend=tcp://0.0.0.0:8000) if it is on another machine"
         )
+
+    def _wait_for_connection(self, socket: zmq.Socket[bytes], until: float) -> None:
+        poller = zmq.Poller()
+        poller.register(socket, zmq.POLLOUT)
+        if self._monitor is not None:  # it tells at once that our key is refused
+            poller.register(self._monitor, zmq.POLLIN)
+        poller.poll(_milliseconds_to(until))
 
     def _open(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.REQ)

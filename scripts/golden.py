@@ -5,8 +5,10 @@ takes; each stage on the way is compared with what the public implementation com
 """
 
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -17,10 +19,12 @@ from rich.table import Table
 from tests.golden import (
     CHECKPOINTS,
     FAST_CHECKPOINT,
+    FLOW_CHECKPOINTS,
     Array,
     Case,
     cases,
     decodings,
+    jax_form,
     overrides,
     stages,
 )
@@ -51,14 +55,21 @@ class Agreement:
         return self.error <= self.limit
 
 
-def agreements(checkpoint: str) -> Iterator[Agreement]:
-    """All comparisons for one golden checkpoint."""
+def agreements(checkpoint: str, location: Path | None = None) -> Iterator[Agreement]:
+    """All comparisons for one golden checkpoint, or for a copy of it at `location`."""
     if checkpoint == FAST_CHECKPOINT:
         yield from _fast_agreements()
         return
-    policy = make_policy(*overrides(checkpoint))
+    policy = make_policy(*overrides(checkpoint, location))
     yield from _cases(policy, checkpoint, MODEL)
     yield from _stages(policy, cases(checkpoint)[-1], stages(checkpoint))
+
+
+def jax_agreements(checkpoint: str) -> Iterator[Agreement]:
+    """The same for the weights in JAX's form."""
+    with tempfile.TemporaryDirectory() as folder:
+        for row in agreements(checkpoint, jax_form(checkpoint, Path(folder))):
+            yield replace(row, case=f"{row.case} (params)")
 
 
 def _fast_agreements() -> Iterator[Agreement]:
@@ -142,8 +153,10 @@ def main() -> int:
     """Print the table; 1 where anything disagrees."""
     table = Table("case", "stage", "max error", "limit", "agrees")
     held = []
-    for checkpoint in CHECKPOINTS:
-        for row in agreements(checkpoint):
+    runs = [(agreements, checkpoint) for checkpoint in CHECKPOINTS]
+    runs += [(jax_agreements, checkpoint) for checkpoint in FLOW_CHECKPOINTS]
+    for run, checkpoint in runs:
+        for row in run(checkpoint):
             held.append(row.holds)
             limit = "exact" if row.limit == EXACT else f"{row.limit:.0e}"
             verdict = "yes" if row.holds else "NO"

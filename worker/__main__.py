@@ -44,7 +44,12 @@ def main() -> int:
     try:
         policy = build(config)
         service = Service(
-            policy, name=config.name, broker=config.broker, slots=config.runtime.slots, key=key
+            policy,
+            name=config.name,
+            broker=config.broker,
+            slots=config.runtime.slots,
+            batch_wait_s=config.runtime.batch_wait_s,
+            key=key,
         )
     except (WorkerError, BadObservation) as error:
         logger.error("%s", error)

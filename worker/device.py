@@ -6,22 +6,28 @@ import hashlib
 import logging
 import os
 import queue
+import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from client import errors
 from client.body import decode_body, encode_body
 from client.wire import Frame, Header, RequestId
+from worker.errors import DeviceLost
 
 logger = logging.getLogger("worker")
 
 
 class Policy(Protocol):
-    """Anything that answers observations; `load`, `warm_up`, `metadata`, `digest` are optional."""
+    """Anything that answers observations.
+
+    `load`, `warm_up`, `metadata` and `digest` are optional. So is `infer_batch(observations)`, which
+    answers several at once with a list of results and exceptions; a batch is formed only for it.
+    """
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """`actions`, (horizon, action dim), and whatever else is not an array."""
@@ -61,22 +67,28 @@ class Warm:
 
 @dataclass(slots=True)
 class Broken:
-    """The policy could not be made ready."""
+    """The policy could not be made ready, or lost its device."""
 
     error: BaseException
 
 
 Report = Answer | Warm | Broken
+Observation = dict[str, Any]
+InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
 
 class Device(threading.Thread):
-    """Loads a policy, warms it up and runs one job after another.
+    """Loads a policy, warms it up and runs jobs: those that wait together as one batch.
 
     Reports are taken from `reports`; `wake_fd` becomes readable with each.
     """
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, largest_batch: int = 1, batch_wait_s: float = 0.0) -> None:
+        """`batch_wait_s`: how long a batch with one job waits for others."""
         super().__init__(name="device", daemon=True)
+        self._infer_batch: InferBatch | None = getattr(policy, "infer_batch", None)
+        self._largest = largest_batch if self._infer_batch is not None else 1
+        self._batch_wait_s = batch_wait_s
         self.reports: deque[Report] = deque()
         self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._policy = policy
@@ -106,7 +118,8 @@ class Device(threading.Thread):
             inference_ms = warm_up() if warm_up is not None else None
             self._report(Warm(1.0 if inference_ms is None else float(inference_ms)))
             while True:
-                self._report(self._answer(self._jobs.get()))
+                for answer in self._answers(self._next_batch()):
+                    self._report(answer)
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
             self._report(Broken(error))
 
@@ -114,36 +127,80 @@ class Device(threading.Thread):
         self.reports.append(report)
         os.eventfd_write(self.wake_fd, 1)
 
-    def _answer(self, job: Job) -> Answer:
+    def _next_batch(self) -> list[Job]:
+        jobs = [self._jobs.get()]
+        full_at = time.monotonic() + self._batch_wait_s
+        while len(jobs) < self._largest:
+            try:
+                jobs.append(self._jobs.get(timeout=max(0.0, full_at - time.monotonic())))
+            except queue.Empty:
+                break
+        return jobs
+
+    def _answers(self, jobs: list[Job]) -> list[Answer]:
         started = time.monotonic()
+        in_time = [job for job in jobs if started <= _deadline(job)]
+        late = errors.DeadlineExceeded("its deadline passed before the worker came to it")
+        answers = [_failure(job, late) for job in jobs if started > _deadline(job)]
+        results = self._infer([_seeded(job) for job in in_time])
+        infer_ms = (time.monotonic() - started) * 1e3
+        for job, result in zip(in_time, results, strict=True):
+            answers.append(_answer(job, result, started, infer_ms))
+        return answers
+
+    def _infer(self, observations: list[Observation]) -> Sequence[Any]:
+        """A result or an exception for each; raises only what ends the process."""
+        if len(observations) < 2 or self._infer_batch is None:
+            return [self._infer_one(observation) for observation in observations]
         try:
-            if started > job.received_at + job.header.get("deadline_ms", float("inf")) / 1e3:
-                raise errors.DeadlineExceeded("its deadline passed before the worker came to it")
-            result = self._policy.infer(_seeded(job))
-            finished = time.monotonic()
-            infer_ms = (finished - started) * 1e3
-            payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
-        except errors.PolicyError as error:
-            return _failure(job, error)
+            results = self._infer_batch(observations)
+            if len(results) != len(observations):
+                raise errors.PolicyFailed(
+                    f"infer_batch answered {len(results)} of {len(observations)} observations"
+                )
         except Exception as error:
-            logger.exception(
-                "the policy failed on a request", extra={"about": {"request": name_of(job.id)}}
-            )
-            reason = str(error).partition("\n")[0][:200]
-            return _failure(
-                job,
-                errors.PolicyFailed(
-                    f"the policy raised {type(error).__name__}: {reason} "
-                    f"(request {name_of(job.id)} in the worker's log)"
-                ),
-            )
-        timing = {
-            "decode_ms": job.decode_ms,
-            "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
-            "infer_ms": infer_ms,
-            "encode_ms": (time.monotonic() - finished) * 1e3,
-        }
-        return Answer(job, {"kind": "result", "timing": timing}, payload)
+            if _is_device_lost(error):
+                raise
+            logger.exception("a batch of %d failed: each is tried alone", len(observations))
+            return [self._infer_one(observation) for observation in observations]
+        return results
+
+    def _infer_one(self, observation: Observation) -> Any:
+        try:
+            return self._policy.infer(observation)
+        except Exception as error:
+            if _is_device_lost(error):
+                raise
+            return error
+
+
+def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
+    encoding = time.monotonic()
+    try:
+        if isinstance(result, Exception):
+            raise result
+        payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
+    except errors.PolicyError as error:
+        return _failure(job, error)
+    except Exception as error:
+        logger.exception(
+            "the policy failed on a request", extra={"about": {"request": name_of(job.id)}}
+        )
+        reason = str(error).partition("\n")[0][:200]
+        return _failure(
+            job,
+            errors.PolicyFailed(
+                f"the policy raised {type(error).__name__}: {reason} "
+                f"(request {name_of(job.id)} in the worker's log)"
+            ),
+        )
+    timing = {
+        "decode_ms": job.decode_ms,
+        "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
+        "infer_ms": infer_ms,
+        "encode_ms": (time.monotonic() - encoding) * 1e3,
+    }
+    return Answer(job, {"kind": "result", "timing": timing}, payload)
 
 
 def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
@@ -164,6 +221,18 @@ def decode_job(header: Header, frames: Sequence[Frame]) -> Job:
     received_at = time.monotonic()
     observation = decode_body(frames)
     return Job(header, observation, received_at, (time.monotonic() - received_at) * 1e3)
+
+
+def _deadline(job: Job) -> float:
+    seconds: float = job.header.get("deadline_ms", float("inf")) / 1e3
+    return job.received_at + seconds
+
+
+def _is_device_lost(error: Exception) -> bool:
+    """After an error of the accelerator itself, every later call to it fails too."""
+    torch = sys.modules.get("torch")
+    lost = getattr(torch, "AcceleratorError", DeviceLost)
+    return isinstance(error, (DeviceLost, lost))
 
 
 def name_of(request: RequestId) -> str:

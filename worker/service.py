@@ -45,9 +45,18 @@ class Service:
     """Serves a policy under a name at one broker, until stopped."""
 
     def __init__(
-        self, policy: Policy, *, name: str, broker: str, slots: int, key: Key | None = None
+        self,
+        policy: Policy,
+        *,
+        name: str,
+        broker: str,
+        slots: int,
+        batch_wait_s: float = 0.0,
+        key: Key | None = None,
     ) -> None:
         """Open the socket; the broker need not be there yet.
+
+        `slots`: requests in hand at once, and the largest batch that the policy gets.
 
         `key` is this worker's, where the broker asks for keys.
 
@@ -59,7 +68,7 @@ class Service:
         self._incarnation = uuid.uuid4().bytes
         self._policy = policy
         self._introduce()
-        self._device = Device(policy)
+        self._device = Device(policy, slots, batch_wait_s)
         self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
         self._warm: Warm | None = None
         self._epoch: int | None = None  # the broker's that has welcomed us

@@ -43,8 +43,20 @@ class Case:
     actions: Array
 
 
-def overrides(checkpoint: str) -> list[str]:
-    """Command line settings with which `python -m worker` serves the golden `checkpoint`."""
+def jax_form(checkpoint: str, folder: Path) -> Path:
+    """The golden `checkpoint` in `folder` as if JAX's form were all that there is."""
+    target = folder / checkpoint
+    target.mkdir()
+    for name in ("params", "assets"):
+        (target / name).symlink_to(FOLDER / checkpoint / name)
+    return target
+
+
+def overrides(checkpoint: str, location: Path | str | None = None) -> list[str]:
+    """Command line settings with which `python -m worker` serves the golden `checkpoint`.
+
+    `location`: another folder or address of the same; None: that beside this file.
+    """
     shapes = json.loads((FOLDER / checkpoint / "shapes.json").read_text())
     model = shapes["model"]
     env = checkpoint.removeprefix(f"{model}_")
@@ -56,7 +68,7 @@ def overrides(checkpoint: str) -> list[str]:
     return [
         f"env={env}",
         f"model={model}",
-        f"checkpoint='{FOLDER / checkpoint}'",
+        f"checkpoint='{location or FOLDER / checkpoint}'",
         f"tokenizer='{TOKENIZER}'",
         f"fast_tokenizer='{FAST_TOKENIZER}'",
         f"env.asset_id='{shapes['asset_id']}'",

@@ -16,5 +16,6 @@ def test_one_disagreement_fails_the_whole(
 ) -> None:
     row = Agreement("case", "raw actions", error, golden.MODEL)
     monkeypatch.setattr(golden, "agreements", lambda checkpoint: iter([row]))
+    monkeypatch.setattr(golden, "jax_agreements", lambda checkpoint: iter([row]))
     assert golden.main() == code
     assert verdict in capsys.readouterr().out

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 from broker.core import Core
-from broker.states import RequestState, WorkerState
+from broker.states import RequestState
 from broker.workers import Pool
 from tests.simulation.violation import Violation
 
@@ -83,19 +83,21 @@ def _check_accounts(core: Core) -> None:
 
 def _check_workers(core: Core) -> None:
     pool: Pool = core._fleet.pool
-    in_hand, free = 0, set()
+    in_hand = 0
     for worker in pool.by_id.values():
         in_hand += len(worker.in_hand)
         if len(worker.in_hand) > worker.slots:
             raise Violation(3, f"{len(worker.in_hand)} leases for {worker.slots} slots")
-        if worker.state is WorkerState.READY and len(worker.in_hand) < worker.slots:
-            free.add(worker.policy)
+        if (worker.free_slots > 0) != (worker.id in pool.free[worker.policy]):
+            raise Violation(5, f"{worker.id!r} has {worker.free_slots} free and is listed wrongly")
     if len(core._fleet._leases) > in_hand:
         raise Violation(4, f"{len(core._fleet._leases)} lease ends for {in_hand} leases")
     if len(pool.by_id) > core.config.limits.max_workers:
         raise Violation(4, f"{len(pool.by_id)} workers")
     if len(pool.by_id) != sum(map(len, pool.by_policy.values())):
-        raise Violation(4, "the pool's two maps differ")
+        raise Violation(4, "the pool's maps differ")
+    if not all(pool.by_id.keys() >= free.keys() for free in pool.free.values()):
+        raise Violation(4, "a worker that is gone is listed as free")
     for policy in core._waiting.queues:
-        if policy in free:
+        if pool.free.get(policy):
             raise Violation(5, f"a request for {policy} waits beside a free slot")

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 from broker.core import Core
 from broker.events import Command, Event, RobotMessage, ToRobot, ToWorker
+from client.errors import PolicyError
 from client.wire import Frame, Header, RequestId, decode_header, encode_header
 from tests.simulation.violation import Violation
 
@@ -24,6 +25,14 @@ MAX_ATTEMPTS = 2
 def plain(frames: Iterable[Frame]) -> list[bytes]:
     """Frames as bytes; the core passes on what it was given, and here that is bytes."""
     return [frame if isinstance(frame, bytes) else frame.bytes for frame in frames]
+
+
+def _as_sent(header: Header) -> Header:
+    """A header as the other side reads it."""
+    try:
+        return decode_header(encode_header(header))
+    except PolicyError as error:
+        raise Violation(1, f"{header} cannot be read: {error}") from error
 
 
 @dataclass(slots=True, eq=False)
@@ -133,7 +142,7 @@ class Ledger:
             raise Violation(1, f"a second answer to {envelope[1]!r}: {command.header}")
         if envelope != [question.sender, question.tag, b""]:
             raise Violation(2, f"the answer to {question.tag!r} has the envelope {envelope}")
-        header = decode_header(encode_header(command.header))
+        header = _as_sent(command.header)
         if header.get("id") != question.id:
             raise Violation(2, f"{question.id} was answered as {header.get('id')}")
         payload = b"".join(plain(command.payload))
@@ -169,7 +178,7 @@ class Ledger:
             raise Violation(2, f"{question.body!r} for {wanted!r} was answered by {payload!r}")
 
     def _check_attempt(self, command: ToWorker, now: float) -> None:
-        header = decode_header(encode_header(command.header))
+        header = _as_sent(command.header)
         body = b"".join(plain(command.payload))
         pending = self._by_body.get(body)
         if pending is None or pending.answered:

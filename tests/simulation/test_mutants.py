@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, NamedTuple
 
 import pytest
 
-from broker import core, fleet
+from broker import fleet
+from broker.accounts import Accounts
 from broker.core import Core
 from broker.events import Payload, RobotMessage, ToRobot, WorkerMessage
 from broker.fleet import Fleet
 from broker.requests import Request
 from broker.states import WorkerState
 from broker.workers import Lease, Worker
+from client.errors import PolicyError
 from client.wire import Header, RequestId
 from tests.simulation.generator import generate
 from tests.simulation.shrink import failure
 
-_SEEDS = 300  # at most, until a mutant is caught
+_SEEDS = 200  # at most, until a mutant is caught
 
 Patch = pytest.MonkeyPatch
 
@@ -31,8 +33,15 @@ class Mutant(NamedTuple):
     plant: Callable[[Patch], None]
 
 
-def _never_expires(patch: Patch) -> None:
-    patch.setattr(Core, "_check_deadlines", lambda self, now: None)
+def _expires_in_silence(patch: Patch) -> None:
+    def fail(self: Core, request: Request, error: PolicyError, cause: str = "fail") -> None:
+        if cause == "expire":
+            self._settle(request, cause)
+        else:
+            original(self, request, error, cause)
+
+    original = Core.fail
+    patch.setattr(Core, "fail", fail)
 
 
 def _answers_twice(patch: Patch) -> None:
@@ -49,12 +58,12 @@ def _tries_for_ever(patch: Patch) -> None:
 
 
 def _computes_the_expired(patch: Patch) -> None:
-    def handle(self: Core, event: Any, now: float) -> Any:
-        self._fleet.dispatch(self._waiting, now + 0.0)
-        return original(self, event, now)
+    def check_deadlines(self: Core, now: float) -> None:
+        self._fleet.dispatch(self._waiting, now)
+        original(self, now)
 
-    original = Core.handle
-    patch.setattr(Core, "handle", handle)
+    original = Core._check_deadlines
+    patch.setattr(Core, "_check_deadlines", check_deadlines)
 
 
 def _answers_the_first_to_ask(patch: Patch) -> None:
@@ -67,7 +76,6 @@ def _answers_the_first_to_ask(patch: Patch) -> None:
 
     original = Core._infer
     patch.setattr(Core, "_infer", infer)
-    patch.setattr(core, "LEARNING_S", core.LEARNING_S)
 
 
 def _mixes_up_robots(patch: Patch) -> None:
@@ -128,6 +136,7 @@ def _forgets_overdue_work(patch: Patch) -> None:
         if lease.overdue:
             self._release(lease)
             lease.worker.state = WorkerState.READY
+            lease.worker._enlist()
 
     original = Fleet._overrun
     patch.setattr(Fleet, "_overrun", overrun)
@@ -149,21 +158,21 @@ def _believes_early_heartbeats(patch: Patch) -> None:
 
 
 def _admits_all(patch: Patch) -> None:
-    patch.setattr(Core, "_admit", lambda self, policy, size, left_s: None)
+    patch.setattr(Accounts, "why_not", lambda self, robot, size: "")
 
 
 def _loses_count_of_bytes(patch: Patch) -> None:
-    def settle(self: Core, request: Request, cause: str) -> None:
-        original(self, request, cause)
-        self._accounts.total.bytes += 1
+    def give_back(self: Accounts, robot: Hashable, size: int) -> None:
+        original(self, robot, size)
+        self.total.bytes += 1
 
-    original = Core._settle
-    patch.setattr(Core, "_settle", settle)
+    original = Accounts.give_back
+    patch.setattr(Accounts, "give_back", give_back)
 
 
 def _keeps_lease_ends(patch: Patch) -> None:
     def release(self: Fleet, lease: Lease) -> None:
-        del lease.worker.in_hand[lease.request.id, lease.attempt]
+        lease.worker.let_go(lease)
         lease.request.holders -= 1
 
     patch.setattr(Fleet, "_release", release)
@@ -186,15 +195,13 @@ def _never_asks_who(patch: Patch) -> None:
     patch.setattr(Fleet, "_tell", tell)
 
 
-def _never_frees_slots(patch: Patch) -> None:
-    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
-        lease = original(self, worker, message, now)
-        if lease is not None and lease.overdue:
-            worker.in_hand[lease.request.id, lease.attempt] = lease
-        return lease
+def _keeps_the_slots_of_late_answers(patch: Patch) -> None:
+    def release(self: Fleet, lease: Lease) -> None:
+        if not lease.request.is_final:
+            original(self, lease)
 
-    original = Fleet._end_lease
-    patch.setattr(Fleet, "_end_lease", end_lease)
+    original = Fleet._release
+    patch.setattr(Fleet, "_release", release)
 
 
 def _oversleeps(patch: Patch) -> None:
@@ -206,7 +213,7 @@ def _never_sleeps(patch: Patch) -> None:
 
 
 MUTANTS = [
-    Mutant("never expires", {1}, _never_expires),
+    Mutant("expires in silence", {1}, _expires_in_silence),
     Mutant("answers twice", {1}, _answers_twice),
     Mutant("tries for ever", {1}, _tries_for_ever),
     Mutant("computes the expired", {1}, _computes_the_expired),
@@ -214,9 +221,9 @@ MUTANTS = [
     Mutant("answers the first to ask", {2}, _answers_the_first_to_ask),
     Mutant("mixes up robots", {2}, _mixes_up_robots),
     Mutant("mixes up payloads", {2}, _mixes_up_payloads),
-    Mutant("believes any worker", {2}, _believes_any_worker),
+    Mutant("believes any worker", {1, 2}, _believes_any_worker),
     Mutant("believes any epoch", {2}, _believes_any_epoch),
-    Mutant("believes any attempt", {2}, _believes_any_attempt),
+    Mutant("believes any attempt", {1, 2}, _believes_any_attempt),
     Mutant("forgets overdue work", {3}, _forgets_overdue_work),
     Mutant("parks work", {3}, _parks_work),
     Mutant("believes early heartbeats", {3}, _believes_early_heartbeats),
@@ -226,7 +233,7 @@ MUTANTS = [
     Mutant("drops the requests of the dead", {4}, _drops_the_requests_of_the_dead),
     Mutant("never trusts again", {5}, _never_trusts_again),
     Mutant("never asks who", {5}, _never_asks_who),
-    Mutant("never frees slots", {5}, _never_frees_slots),
+    Mutant("keeps the slots of late answers", {4, 5}, _keeps_the_slots_of_late_answers),
     Mutant("never sleeps", {5}, _never_sleeps),
 ]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scripts.golden import Agreement, agreements
-from tests.golden import CHECKPOINTS
+from scripts.golden import Agreement, agreements, jax_agreements
+from tests.golden import CHECKPOINTS, FLOW_CHECKPOINTS
 
 # Four cases of six comparisons or more, and the stages of the last.
 FEWEST = 24 + 5
@@ -13,6 +13,13 @@ FEWEST = 24 + 5
 def test_every_stage_is_within_its_limit(checkpoint: str) -> None:
     rows = list(agreements(checkpoint))
     assert len(rows) >= FEWEST - 1
+    assert [row for row in rows if not row.holds] == []
+
+
+@pytest.mark.parametrize("checkpoint", FLOW_CHECKPOINTS)
+def test_jax_form_gives_the_same(checkpoint: str) -> None:
+    rows = list(jax_agreements(checkpoint))
+    assert len(rows) >= FEWEST
     assert [row for row in rows if not row.holds] == []
 
 
