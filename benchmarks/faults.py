@@ -19,12 +19,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.bad_peers import KINDS, bad_peers
 from benchmarks.failover import broker_killed, worker_killed
 from benchmarks.figures import Figure, save, table
-from benchmarks.sustained import sustained
+from benchmarks.sustained import PERIODS_S, sustained
 from scripts.processes import ProcessError
 
 RESULT = Path("benchmarks/results/faults.json")
 LOGS = Path("outputs/faults")
-PACED_S = 0.5  # 128 requests a second, where the four workers could do 200
 
 Progressing = Callable[[], None]
 Part = tuple[Callable[[Path, Progressing], list[Figure]], int]
@@ -41,8 +40,8 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
     def broker(logs: Path, step: Progressing) -> list[Figure]:
         return broker_killed(logs, restarts, step)
 
-    def load(logs: Path, step: Progressing, period_s: float) -> list[Figure]:
-        return sustained(logs, seconds, period_s, step)
+    def load(logs: Path, step: Progressing) -> list[Figure]:
+        return sustained(logs, seconds, step)
 
     def peers(logs: Path, step: Progressing) -> list[Figure]:
         return bad_peers(logs, beside_s, step)
@@ -50,8 +49,7 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
     return {
         "worker": (worker, kills),
         "broker": (broker, restarts),
-        "load": (partial(load, period_s=0.0), 2),
-        "paced": (partial(load, period_s=PACED_S), 2),
+        "load": (load, 1 + 2 * len(PERIODS_S)),
         "peers": (peers, len(KINDS)),
     }
 

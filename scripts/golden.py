@@ -153,10 +153,9 @@ def main() -> int:
     """Print the table; 1 where anything disagrees."""
     table = Table("case", "stage", "max error", "limit", "agrees")
     held = []
-    runs = [(agreements, checkpoint) for checkpoint in CHECKPOINTS]
-    runs += [(jax_agreements, checkpoint) for checkpoint in FLOW_CHECKPOINTS]
-    for run, checkpoint in runs:
-        for row in run(checkpoint):
+    tables = [*map(agreements, CHECKPOINTS), *map(jax_agreements, FLOW_CHECKPOINTS)]
+    for rows in tables:
+        for row in rows:
             held.append(row.holds)
             limit = "exact" if row.limit == EXACT else f"{row.limit:.0e}"
             verdict = "yes" if row.holds else "NO"

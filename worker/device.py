@@ -25,8 +25,8 @@ logger = logging.getLogger("worker")
 class Policy(Protocol):
     """Anything that answers observations.
 
-    `load`, `warm_up`, `metadata` and `digest` are optional. So is `infer_batch(observations)`, which
-    answers several at once with a list of results and exceptions; a batch is formed only for it.
+    `load`, `warm_up`, `metadata` and `digest` are optional. So is `infer_batch(observations)`: a
+    list of results and exceptions, one for each. Without it a batch is never formed.
     """
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:

@@ -125,22 +125,22 @@ class BrokerProcess:
     # The network.
 
     def accept(self, connection: Connection) -> None:
-        """A peer connected; a ROUTER ignores one whose routing id is in use."""
-        identity = connection.socket.identity
-        if not identity:
-            self._routing_ids += 1
-            identity = b"\0" + self._routing_ids.to_bytes(4, "big")
+        """A peer connected; one whose routing id is in use takes it over (ROUTER_HANDOVER)."""
+        self._routing_ids += 1
+        fresh = b"\0" + self._routing_ids.to_bytes(4, "big")
+        connection.routing_id = connection.socket.identity or fresh
         routes = self._routes[connection.socket.port]
-        connection.routing_id = identity
-        connection.deaf = identity in routes
-        if not connection.deaf:
-            routes[identity] = connection
+        old = routes.get(connection.routing_id)
+        routes[connection.routing_id] = connection
+        if old is not None:
+            old.routing_id = fresh
+            old.close(at_broker=True)
 
     def take(self, connection: Connection, message: Message) -> None:
         """A peer sent this."""
         if self._paused is not None:
             self._paused.append((self.take, connection, message))
-        elif self.core is not None and not connection.deaf:
+        elif self.core is not None:
             if connection.socket.port == "robots":
                 self._take_from_robot(connection, message)
             else:
@@ -159,12 +159,12 @@ class BrokerProcess:
 
     def reaches(self, worker: WorkerProcess) -> bool:
         """Do broker and worker mean the same connection by its routing id?"""
-        connection = worker.connection
-        return connection is not None and not connection.deaf
+        connection = self._routes["workers"].get(worker.identity)
+        return connection is not None and connection is worker.connection
 
     def _suspects(self, connection: Connection, hint: str) -> tuple[bytes, ...]:
         others = tuple(sorted(self._routes["workers"]))
-        return {"right": (connection.routing_id,), "wrong": others[:1], "none": ()}[hint]
+        return {"right": (connection.socket.identity,), "wrong": others[:1], "none": ()}[hint]
 
     def _take_from_robot(self, connection: Connection, message: Message) -> None:
         sender, tag = connection.routing_id, message[0]

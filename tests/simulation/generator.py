@@ -71,6 +71,8 @@ def _worker(random: Random, policies: str) -> WorkerSpec:
         batched=random.random() < 0.5,
         warm_up_s=round(random.uniform(0.0, 0.4), 3),
         delay_s=_delay(random),
+        digest="d" if random.random() < 0.95 else "another",
+        downloads=random.random() < 0.15,
     )
 
 

@@ -105,13 +105,12 @@ class Link:
 
 
 class Connection:
-    """One TCP connection. `deaf`: the broker's ROUTER ignores it, its routing id being taken."""
+    """One TCP connection; the broker's ROUTER names it by `routing_id`."""
 
     def __init__(self, socket: Socket) -> None:
         self.socket = socket
         self.link = socket.link
         self.routing_id = b""
-        self.deaf = False
         self.refuses_until = 0.0  # the broker's queue for it is full until then
         self._open = [True, True]  # at the peer, at the broker
         self.is_cut = False

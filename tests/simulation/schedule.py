@@ -19,7 +19,10 @@ _LIE_EVERY_S = 0.02
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """A worker. `batched`: it computes all that it holds at once, else one after another."""
+    """A worker. `batched`: it computes all that it holds at once, else one after another.
+
+    `downloads`: it knows the digest of its files only when it is warm.
+    """
 
     policy: str = "a"
     slots: int = 1
@@ -27,6 +30,8 @@ class WorkerSpec:
     batched: bool = False
     warm_up_s: float = 0.1
     delay_s: float = 0.0005
+    digest: str = "d"
+    downloads: bool = False
 
 
 @dataclass(frozen=True)
@@ -55,7 +60,6 @@ class Setting:
     max_workers: int = 10
     default_deadline_s: float = 1.0
     hang_up_s: float = 1.0  # of silence, after which ZeroMQ's heartbeats end a connection
-    silence_s: float = 1.5  # of the broker, after which a worker opens another socket
     reconnect_max_s: float = 0.3
 
     def broker_config(self) -> BrokerConfig:

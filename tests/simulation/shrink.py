@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from typing import Any
 
 from tests.simulation.schedule import Schedule, Step
 from tests.simulation.violation import Violation
 from tests.simulation.world import World
+
+Fails = Callable[[Schedule], bool]
 
 
 def failure(schedule: Schedule) -> Violation | None:
@@ -22,32 +25,43 @@ def failure(schedule: Schedule) -> Violation | None:
 def shrink(schedule: Schedule, invariant: int) -> Schedule:
     """Leave out all steps without which the same invariant is still violated.
 
-    Zeller's ddmin ("Simplifying and Isolating Failure-Inducing Input", 2002): parts are left
-    out, halves first and single steps last, until no single one can be.
+    Then whatever of the setting does not matter goes back to its default.
     """
 
-    def fails(steps: Sequence[Step]) -> bool:
-        violation = failure(replace(schedule, steps=tuple(steps)))
+    def fails(candidate: Schedule) -> bool:
+        try:
+            violation = failure(candidate)
+        except (IndexError, KeyError):
+            return False  # a step speaks of someone who was left out
         return violation is not None and violation.number == invariant
 
-    return replace(schedule, steps=tuple(_minimise(list(schedule.steps), fails)))
+    steps = _minimise(list(schedule.steps), lambda s: fails(replace(schedule, steps=tuple(s))))
+    return _plainest(replace(schedule, steps=tuple(steps)), fails)
 
 
 def as_test(schedule: Schedule) -> str:
-    """The source of a test that plays a schedule; imports are `tests.simulation.schedule`'s."""
-    steps = "".join(f"            {step!r},\n" for step in schedule.steps)
+    """The source of a test that plays a schedule."""
+    names = sorted({type(step).__name__ for step in schedule.steps} | {"Schedule", "Setting"})
+    names += [name for name in ("RobotSpec", "WorkerSpec") if name in _source(schedule.setting)]
+    steps = "".join(f"            {_source(step)},\n" for step in schedule.steps)
     return (
+        f"from tests.simulation.schedule import {', '.join(sorted(names))}\n"
+        "from tests.simulation.world import World\n\n\n"
         f"def test_seed_{schedule.seed}() -> None:\n"
-        f"    schedule = Schedule(\n"
+        "    schedule = Schedule(\n"
         f"        seed={schedule.seed},\n"
-        f"        setting={schedule.setting!r},\n"
+        f"        setting={_source(schedule.setting)},\n"
         f"        steps=(\n{steps}        ),\n"
-        f"    )\n"
-        f"    World(schedule).play()\n"
+        "    )\n"
+        "    World(schedule).play()\n"
     )
 
 
 def _minimise(steps: list[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:
+    """Zeller's ddmin ("Simplifying and Isolating Failure-Inducing Input", 2002).
+
+    Parts are left out, halves first and single steps last, until none can be.
+    """
     parts = 2
     while steps:
         size = max(1, len(steps) // parts)
@@ -61,3 +75,46 @@ def _minimise(steps: list[Step], fails: Callable[[Sequence[Step]], bool]) -> lis
                 break
             parts = min(len(steps), 2 * parts)
     return steps
+
+
+def _plainest(schedule: Schedule, fails: Fails) -> Schedule:
+    """One simplification after another, as long as the schedule still fails."""
+    progress = True
+    while progress:
+        progress = False
+        for setting in _plainer(schedule.setting):
+            candidate = replace(schedule, setting=setting)
+            if fails(candidate):
+                schedule, progress = candidate, True
+                break
+    return schedule
+
+
+def _plainer(thing: Any) -> Iterator[Any]:
+    """A dataclass with one field at its default, or the last one of several left out."""
+    for each in fields(thing):
+        value = getattr(thing, each.name)
+        if isinstance(value, tuple):
+            if len(value) > 1:
+                yield replace(thing, **{each.name: value[:-1]})
+            for index, member in enumerate(value):
+                for plainer in _plainer(member):
+                    parts = (*value[:index], plainer, *value[index + 1 :])
+                    yield replace(thing, **{each.name: parts})
+        elif not _is_default(each, value):
+            yield replace(thing, **{each.name: each.default})
+
+
+def _source(value: Any) -> str:
+    """What to write for a value; fields at their defaults are left out."""
+    if isinstance(value, tuple):
+        return f"({''.join(f'{_source(member)}, ' for member in value).rstrip()})"
+    if not is_dataclass(value) or isinstance(value, type):
+        return repr(value)
+    given = [each for each in fields(value) if not _is_default(each, getattr(value, each.name))]
+    arguments = ", ".join(f"{each.name}={_source(getattr(value, each.name))}" for each in given)
+    return f"{type(value).__name__}({arguments})"
+
+
+def _is_default(field: Field[Any], value: Any) -> bool:
+    return field.default is not MISSING and bool(value == field.default)

@@ -54,7 +54,6 @@ class WorkerProcess:
         link: Link,
         listener: Listener,
         keeper: Keeper,
-        silence_s: float,
         incarnation: bytes,
     ) -> None:
         self.spec = spec
@@ -64,20 +63,19 @@ class WorkerProcess:
         self.last_result: Header | None = None
         self.epoch: int | None = None
         self.in_hand: dict[tuple[RequestId, int, int], Job] = {}
-        self._clock, self._link, self._listener, self._keeper = clock, link, listener, keeper
+        self._clock, self._keeper = clock, keeper
         self._random = Random(incarnation)
-        self._incarnation, self._sockets = incarnation, 0
-        self._silence_s = silence_s
+        self._incarnation = incarnation
+        self._digest = None if spec.downloads else spec.digest
         self._jobs: deque[Job] = deque()
         self._on_device: list[Job] = []
         self._hung_until = 0.0
         self._warm = False
         self._beat = 0
-        self._heard_at = clock.now
         self._interval_s = 0.1
         self._draining_until: float | None = None
         self._stopped: list[tuple[Any, ...]] | None = None  # SIGSTOP: what waits for SIGCONT
-        self._socket = self._open()
+        self._socket = Socket(self, link, listener, "workers", b"w" + incarnation)
         clock.after(spec.warm_up_s, self._run, self._warmed)
         self._run(self._beat_or_hello)
 
@@ -145,11 +143,6 @@ class WorkerProcess:
             self._socket.close()
             self._keeper.ended(self, why)
 
-    def _open(self) -> Socket:
-        self._sockets += 1
-        identity = b"w%s%d" % (self._incarnation, self._sockets)
-        return Socket(self, self._link, self._listener, "workers", identity)
-
     # The socket.
 
     def connected(self, socket: Socket) -> None:
@@ -162,7 +155,6 @@ class WorkerProcess:
         """The broker sent this."""
         if socket is not self._socket or not self.alive:
             return
-        self._heard_at = self._clock.now
         header = decode_header(message[0], TO_WORKER)
         kind = header["kind"]
         if kind == "infer":
@@ -180,8 +172,6 @@ class WorkerProcess:
             self._end("refused")
 
     def _infer(self, job: Job) -> None:
-        if job.key in self.in_hand:
-            return  # given again after the broker lost sight of us: one answer serves both
         self.in_hand[job.key] = job
         self.most_held = max(self.most_held, len(self.in_hand))
         together = [j for j in self.in_hand.values() if j.registration is job.registration]
@@ -196,11 +186,12 @@ class WorkerProcess:
             "kind": "hello",
             "incarnation": self._incarnation,
             "policy": self.spec.policy,
-            "digest": "d",
             "horizon": 4,
             "state": self._state(),
             "slots": self.spec.slots,
         }
+        if self._digest is not None:
+            fields["digest"] = self._digest
         self.say(fields, _METADATA)
 
     def _say_ready(self) -> None:
@@ -221,11 +212,6 @@ class WorkerProcess:
             self.say({"kind": "goodbye", "message": "it was stopped"})
             self._end("stopped")
             return
-        if now - self._heard_at > self._silence_s:
-            # A ROUTER ignores a second connection of a routing id that it still knows.
-            self._heard_at = now
-            self._socket.close()
-            self._socket = self._open()
         if self.epoch is None:
             self.hello()
             return
@@ -236,6 +222,9 @@ class WorkerProcess:
 
     def _warmed(self) -> None:
         self._warm = True
+        if self._digest is None:
+            self._digest = self.spec.digest
+            self.hello()
         self._say_ready()
 
     def _begin(self) -> None:
@@ -271,7 +260,8 @@ class WorkerProcess:
         self._begin()
 
     def _answer(self, job: Job, fields: Header, payload: Sequence[bytes] = ()) -> None:
-        del self.in_hand[job.key]
+        # After a lost connection the same attempt may have come twice: each is answered.
+        self.in_hand.pop(job.key, None)
         fields = {**fields, "id": job.header["id"], "attempt": job.header["attempt"]}
         self.last_result = fields
         if job.header["epoch"] == self.epoch:

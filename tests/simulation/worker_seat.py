@@ -74,7 +74,6 @@ class Seat:
             world.links[self.name],
             world.broker,
             self,
-            world.schedule.setting.silence_s,
             incarnation.ljust(16, b"-"),
         )
 

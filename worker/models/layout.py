@@ -1,12 +1,17 @@
 """The form of a model's weights: as they were loaded, or as they run fastest on a device."""
 
+from typing import Any, cast
+
 import torch
 from torch import nn
 
 from worker.models.fusing import fuse
-from worker.models.gemma import Gemma
+from worker.models.gemma import Block, Gemma
 from worker.models.packing import can_pack, pack
 from worker.models.siglip import SigLip
+
+RECOMPILE_LIMIT = 64
+"""Forms of a layer that torch compiles (masked or not, one token or many) before it gives up."""
 
 
 def arrange(model: nn.Module, device: torch.device, compiles: bool) -> None:
@@ -18,9 +23,12 @@ def arrange(model: nn.Module, device: torch.device, compiles: bool) -> None:
         pack(model)
 
 
-def compile_layers(model: nn.Module) -> None:
+def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
     """Let torch compile each layer at first use; equal layers share what was compiled."""
-    for tower in model.modules():
-        if isinstance(tower, Gemma | SigLip):
-            for layer in tower.layers:
-                layer.compile(dynamic=True)
+    cast(Any, torch)._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+    for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
+        for layer in tower.layers:
+            layer.compile(dynamic=True, backend=backend)
+            if isinstance(layer, Block):
+                project = torch.compile(layer.project, dynamic=True, backend=backend)
+                setattr(layer, "project", project)  # noqa: B010 - mypy forbids the plain form
