@@ -49,7 +49,7 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
     return {
         "worker": (worker, kills),
         "broker": (broker, restarts),
-        "load": (load, 1 + 2 * len(PERIODS_S)),
+        "load": (load, 2 * len(PERIODS_S)),
         "peers": (peers, len(KINDS)),
     }
 

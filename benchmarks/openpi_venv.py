@@ -10,7 +10,6 @@ from __future__ import annotations
 import fcntl
 import os
 import subprocess
-import sys
 import venv
 from pathlib import Path
 
@@ -39,7 +38,7 @@ def openpi_python() -> Path:
         if not (marker.exists() and marker.read_text() == wanted):
             venv.create(FOLDER, with_pip=True, clear=True)
             pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            subprocess.run([*pip, *PACKAGES], check=True, stdout=sys.stderr)
+            subprocess.run([*pip, *PACKAGES], check=True, stdout=2)
             marker.write_text(wanted)
     return python
 

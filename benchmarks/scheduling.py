@@ -13,14 +13,11 @@ import argparse
 import gc
 import heapq
 import json
-import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +29,7 @@ from matplotlib import pyplot as plt
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.machine import describe
 from broker.config import BrokerConfig
 from broker.core import Core
 from broker.events import Event, RobotMessage, Tick, ToRobot, ToWorker, WorkerMessage
@@ -143,8 +141,7 @@ def save(rows: Sequence[Row], folder: Path) -> None:
     """Write `scheduling.json` and `scheduling.png`."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {
-        "measured": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": machine(),
+        **describe(),
         "inference_s": INFERENCE_S,
         "bar_us": BAR_US,
         "rows": [asdict(row) for row in rows],
@@ -167,17 +164,6 @@ def save(rows: Sequence[Row], folder: Path) -> None:
     axes.legend(frameon=False)
     figure.savefig(folder / "scheduling.png", dpi=110)
     plt.close(figure)
-
-
-def machine() -> str:
-    """Processor, cores and Python, for people who compare."""
-    model = platform.processor() or platform.machine()
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        model = next(line.split(": ")[1] for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass  # not Linux, or not x86: the name above will do
-    return f"{model}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def table(rows: Sequence[Row]) -> Table:

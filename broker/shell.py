@@ -257,7 +257,7 @@ class Shell:
         for monitor in (self._robots, self._workers):
             monitor.close()
         # Last answers may still be on their way out.
-        self._frontend.close(linger=200)
+        self._frontend.close(linger=1_000)
         self._backend.close(linger=0)
         self._context.destroy(linger=0)
 

@@ -30,7 +30,12 @@ _HANDSHAKE_FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
     zmq.EVENT_HANDSHAKE_FAILED_AUTH,
 }
-_WATCHED = zmq.EVENT_CONNECTED | zmq.EVENT_DISCONNECTED | sum(_HANDSHAKE_FAILED)
+_WATCHED = (
+    zmq.EVENT_CONNECTED
+    | zmq.EVENT_HANDSHAKE_SUCCEEDED
+    | zmq.EVENT_DISCONNECTED
+    | sum(_HANDSHAKE_FAILED)
+)
 
 
 class Connection:
@@ -48,7 +53,8 @@ class Connection:
         self._monitor: zmq.Socket[bytes] | None = None
         self._poller = zmq.Poller()
         self._reached = False  # something accepted the TCP connection
-        self._refused = False  # and then failed the ZeroMQ handshake
+        self._established = False  # and finished the ZeroMQ handshake
+        self._refused = False  # or failed it
         self._forbidden = ""  # why no key of ours will do, if that is why
         self._open()
 
@@ -66,11 +72,12 @@ class Connection:
                 send(socket, frames)
                 return True
             except zmq.Again:
-                if self._read_monitor() and not self._forbidden:
+                if self._read_monitor():
                     # The lost connection may have half of the message: this socket would go on
                     # with the other half, and then believe that it has sent it.
-                    socket = self._begin_anew()
-                else:
+                    self.drop()
+                    socket = self._open()
+                elif not self._forbidden:
                     self._wait_for_connection(socket, until)
             if self._forbidden or time.monotonic() >= until:
                 self._read_monitor()
@@ -86,7 +93,8 @@ class Connection:
             if self._socket in ready and (frames := receive(self._socket)) is not None:
                 return frames
             if self._read_monitor() or time.monotonic() >= until:
-                return None
+                # The answer may have come between the poll's two looks, just before the end.
+                return receive(self._socket)
 
     def drop(self) -> None:
         """Close the socket and forget what it was waiting for; the next `send` opens another."""
@@ -136,7 +144,7 @@ class Connection:
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:
             self._key.secure(socket)
-        self._reached = self._refused = False
+        self._reached = self._established = self._refused = False
         self._forbidden = ""
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
@@ -149,15 +157,8 @@ class Connection:
             raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
         return socket
 
-    def _begin_anew(self) -> zmq.Socket[bytes]:
-        refused = self._refused
-        self.drop()
-        socket = self._open()
-        self._refused = refused
-        return socket
-
     def _read_monitor(self) -> bool:
-        """Take in the monitor's news; True if the connection was lost."""
+        """Take in the monitor's news; True if a connection was lost that messages could use."""
         lost = False
         while self._monitor is not None:
             message = receive(self._monitor)
@@ -165,7 +166,8 @@ class Connection:
                 break
             news = parse_monitor_message([frame.bytes for frame in message])
             event = news["event"]
-            lost = lost or event in _LOST
+            lost = lost or (self._established and event in _LOST)
+            self._established = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
             self._refused = self._refused or event in _HANDSHAKE_FAILED
             self._forbidden = self._forbidden or verdict(event, news["value"], self._key)

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -225,6 +225,26 @@ def test_a_peer_that_breaks_the_connection_each_time_is_not_flooded() -> None:
         assert 2 <= len(broker.requests) <= 8
         broker.forget_script()
         assert client.infer({"tag": 1})["tag"] == 1
+
+
+def test_a_peer_that_hangs_up_at_once_is_not_flooded() -> None:
+    calls = 0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        client = threading.Thread(target=suffer, args=(server.getsockname()[1],))
+        client.start()
+        while client.is_alive():
+            with suppress(TimeoutError):
+                server.accept()[0].close()
+                calls += 1
+        client.join()
+    assert 2 <= calls <= 100  # libzmq waits RECONNECT_MS between them; we add none
+
+
+def suffer(port: int) -> None:
+    """Try for half a second to reach what is no broker."""
+    with pytest.raises(errors.ConnectionRefusedByPeer):
+        connect(port, connect_timeout_s=0.5)
 
 
 def test_threads_take_turns() -> None:

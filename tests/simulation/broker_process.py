@@ -31,7 +31,9 @@ from tests.simulation.violation import Violation
 from tests.simulation.worker_process import FORGED, WorkerProcess
 
 _POLL_LATE_S = 0.0005  # the shell's poll rounds up
-_REMEMBERED = 30  # events shown when something goes wrong
+_MONITOR_FIRST = 0.3  # chance
+_MONITOR_AHEAD_S = 0.002
+_REMEMBERED = 12  # events shown when something goes wrong
 
 
 class BrokerProcess:
@@ -151,11 +153,18 @@ class BrokerProcess:
         if self._paused is not None:
             self._paused.append((self.lost, connection, hint))
             return
+        # The monitor may speak before the socket has heard of the loss and refuses to send.
+        if self._random.random() < _MONITOR_FIRST:
+            self._clock.after(_MONITOR_AHEAD_S, self._forget, connection)
+        else:
+            self._forget(connection)
+        if connection.socket.port == "workers":
+            self._tell(ConnectionLost(self._suspects(connection, hint)))
+
+    def _forget(self, connection: Connection) -> None:
         routes = self._routes[connection.socket.port]
         if routes.get(connection.routing_id) is connection:
             del routes[connection.routing_id]
-        if connection.socket.port == "workers":
-            self._tell(ConnectionLost(self._suspects(connection, hint)))
 
     def reaches(self, worker: WorkerProcess) -> bool:
         """Do broker and worker mean the same connection by its routing id?"""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Any
 
+from broker.events import Command, Event, Log
+from tests.simulation.ledger import plain
 from tests.simulation.schedule import Schedule, Step
 from tests.simulation.violation import Violation
 from tests.simulation.world import World
@@ -55,6 +58,28 @@ def as_test(schedule: Schedule) -> str:
         "    )\n"
         "    World(schedule).play()\n"
     )
+
+
+def last_words(schedule: Schedule) -> list[str]:
+    """The core's last events before a schedule fails, one line each."""
+    world = World(schedule)
+    with contextlib.suppress(Violation):
+        world.play()
+    return [
+        f"{now:9.4f}  {_brief(event)} -> {', '.join(map(_brief, commands)) or 'nothing'}"
+        for now, event, commands in world.broker.recent
+    ]
+
+
+def _brief(message: Event | Command) -> str:
+    """What a message says, for people."""
+    header = getattr(message, "header", {})
+    if isinstance(message, Log):
+        return f"log {message.text!r}"
+    telling = ("kind", "id", "attempt", "n", "ids", "state", "code", "deadline_ms")
+    said = [f"{header[field]}" for field in telling if field in header]
+    whom = getattr(message, "worker", b"") or b"".join(plain(getattr(message, "envelope", ())[1:]))
+    return " ".join([type(message).__name__, whom.decode(errors="replace"), *said])
 
 
 def _minimise(steps: list[Step], fails: Callable[[Sequence[Step]], bool]) -> list[Step]:

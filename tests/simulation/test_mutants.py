@@ -222,7 +222,7 @@ MUTANTS = [
     Mutant("mixes up robots", {2}, _mixes_up_robots),
     Mutant("mixes up payloads", {2}, _mixes_up_payloads),
     Mutant("believes any worker", {1, 2}, _believes_any_worker),
-    Mutant("believes any epoch", {2}, _believes_any_epoch),
+    Mutant("believes any epoch", {2, 3}, _believes_any_epoch),
     Mutant("believes any attempt", {1, 2}, _believes_any_attempt),
     Mutant("forgets overdue work", {3}, _forgets_overdue_work),
     Mutant("parks work", {3}, _parks_work),

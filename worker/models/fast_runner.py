@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worker.config import Device, Dtype, ModelConfig
+from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
+from worker.errors import DeviceLost
 from worker.models.devices import choose_device, choose_dtype
 from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
+from worker.models.graphs import shared_pool
 from worker.models.layout import arrange
 from worker.models.loading import fill
 from worker.robots.robot import CAMERAS
@@ -23,7 +25,12 @@ class FastRunner:
     """A loaded pi0-FAST on its device."""
 
     def __init__(
-        self, config: ModelConfig, weights: Path | None, device: Device, dtype: Dtype
+        self,
+        config: ModelConfig,
+        weights: Path | None,
+        device: Device,
+        dtype: Dtype,
+        runtime: RuntimeConfig,
     ) -> None:
         """Load the weights (None: seeded ones).
 
@@ -35,20 +42,31 @@ class FastRunner:
             model = Pi0Fast(config)
         self.model = fill(model, weights, self.device, self.dtype)
         with torch.no_grad():
-            arrange(self.model, self.device, compiles=False)
+            arrange(self.model, self.device, runtime.compile)
         self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
-        self._check_every = 1 if self.device.type == "cpu" else CHECK_EVERY
+        on_cuda = self.device.type == "cuda"
+        self._check_every = CHECK_EVERY if on_cuda else 1
+        self._captures = on_cuda and runtime.graphs is not False
+        self._pool = shared_pool(self.device)
         self._writings: dict[int, tuple[Writing, Callable[[], None]]] = {}
 
-    @torch.inference_mode()
     def __call__(self, requests: Sequence[ModelInput]) -> list[Tokens]:
         """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
 
         All are decoded together, each as if it were alone, until the last has ended. An answer
-        with `BROKEN` in it came from numbers that were not finite.
+        with `BROKEN` in it came from numbers that were not finite. Raises `DeviceLost` where the
+        device fails.
         """
         if not requests:
             return []
+        try:
+            return self._write(requests)
+        except torch.AcceleratorError as error:
+            reason = str(error).partition("\n")[0]
+            raise DeviceLost(f"{self.device} failed in the middle of service: {reason}") from error
+
+    @torch.inference_mode()
+    def _write(self, requests: Sequence[ModelInput]) -> list[Tokens]:
         writing, step = self.prepare(len(requests))
         writing.clear()
         outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
@@ -61,20 +79,20 @@ class FastRunner:
 
     @torch.inference_mode()
     def prepare(self, batch: int) -> tuple[Writing, Callable[[], None]]:
-        """Space for so many requests, and one step on it; on CUDA a captured graph."""
+        """Space for so many requests, and one step on it, captured if `runtime.graphs`."""
         if batch not in self._writings:
             writing = self.model.blank(batch, self._room)
             self._writings[batch] = writing, self._make_step(writing)
         return self._writings[batch]
 
     def _make_step(self, writing: Writing) -> Callable[[], None]:
-        if self.device.type != "cuda":
+        if not self._captures:
             return lambda: self.model.step(writing)
         # Libraries set themselves up at first use, which a graph must not record.
         self.model.step(writing)
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
+        with torch.cuda.graph(graph, pool=self._pool):
             self.model.step(writing)
         return graph.replay
 

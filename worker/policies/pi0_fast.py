@@ -49,7 +49,9 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
     def _make_runner(self) -> "FastRunner":
         from worker.models.fast_runner import FastRunner
 
-        return FastRunner(self._model, self._files.weights, self._device, self._dtype)
+        return FastRunner(
+            self._model, self._files.weights, self._device, self._dtype, self._runtime
+        )
 
     def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array] | None]:
         text = FastPromptTokenizer(self._files.tokenizer, self._model.max_token_len)

@@ -1,4 +1,4 @@
-"""A real S3 server on this machine (SeaweedFS), with an open and a closed bucket."""
+"""A real S3 server on this machine (SeaweedFS), with open and closed buckets."""
 
 import json
 import os
@@ -22,13 +22,19 @@ if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
 OPEN, CLOSED = "open", "closed"
+GOOGLES = "big_vision"
+"""Where the public tokenizer lies."""
 KEY, SECRET = "key", "secret"
 START_TIMEOUT_S = 60.0
 
 IDENTITIES = {
     "identities": [
-        # Anybody may list and read one bucket.
-        {"name": "anonymous", "actions": [f"Read:{OPEN}", f"List:{OPEN}"]},
+        {
+            "name": "anonymous",
+            "actions": [
+                f"{may}:{bucket}" for may in ("Read", "List") for bucket in (OPEN, GOOGLES)
+            ],
+        },
         {
             "name": "owner",
             "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
@@ -116,7 +122,7 @@ def _connect(server: "subprocess.Popen[bytes]", port: int, log: Path) -> ObjectS
         region_name="us-east-1",
         config=Config(request_checksum_calculation="when_required", retries={"max_attempts": 10}),
     )
-    for bucket in (OPEN, CLOSED):
+    for bucket in (OPEN, CLOSED, GOOGLES):
         client.create_bucket(Bucket=bucket)
     return ObjectStore(port, client)
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from tests.golden import FAST_CHECKPOINT, FOLDER, cases, overrides
-from tests.worker.composition import make_fast_policy, model_config
+from tests.worker.composition import compose_worker, make_fast_policy, model_config
 from worker.config import Device, Dtype
-from worker.errors import CheckpointError
+from worker.errors import CheckpointError, DeviceLost
 from worker.models import fast_runner
 from worker.models.fast import BROKEN, END, MAX_WRITTEN, Pi0Fast, Writing
 from worker.models.fast_runner import FastRunner
@@ -19,12 +19,13 @@ from worker.tokenizers import Tokens
 from worker.transforms import ModelInput
 
 CONFIG = model_config(*overrides(FAST_CHECKPOINT))
+RUNTIME = compose_worker("runtime.threads=1").runtime
 PARAMS = FOLDER / FAST_CHECKPOINT / "params"
 CPU = torch.device("cpu")
 
 
 def make_runner(dtype: Dtype = Dtype.float32) -> FastRunner:
-    return FastRunner(CONFIG, PARAMS, Device.cpu, dtype)
+    return FastRunner(CONFIG, PARAMS, Device.cpu, dtype, RUNTIME)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -161,6 +162,17 @@ def test_a_prefix_beyond_the_room_is_refused(
         runner([longer])
 
 
+def test_a_failing_device_is_told_apart_from_a_bad_request(
+    runner: FastRunner, requests: list[ModelInput], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(model: Pi0Fast, writing: Writing) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access\nmore")
+
+    monkeypatch.setattr(Pi0Fast, "step", fail)
+    with pytest.raises(DeviceLost, match="service: CUDA error: an illegal memory access$"):
+        runner(requests[:1])
+
+
 def test_no_requests_have_no_answers(runner: FastRunner) -> None:
     assert runner([]) == []
 
@@ -174,7 +186,7 @@ def test_bfloat16_writes_almost_the_same(requests: list[ModelInput]) -> None:
 def test_a_flow_checkpoint_is_no_pi0_fast() -> None:
     weights = FOLDER / "pi0_aloha" / "model.safetensors"
     with pytest.raises(CheckpointError, match="pi0_fast"):
-        FastRunner(CONFIG, weights, Device.cpu, Dtype.float32)
+        FastRunner(CONFIG, weights, Device.cpu, Dtype.float32, RUNTIME)
     with pytest.raises(CheckpointError, match="pi0_fast"):
         load_model(model_config(*overrides("pi0_aloha")), PARAMS, CPU, torch.float32)
 

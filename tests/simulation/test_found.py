@@ -1,0 +1,111 @@
+"""What the simulation has found in the core, in its shortest form; each was mended then.
+
+Where a random choice decides whether the fault shows, a handful of seeds is played.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from broker.core import Core
+from broker.events import RobotMessage, WorkerMessage
+from broker.fleet import Fleet
+from broker.states import WorkerState
+from broker.workers import Lease, Worker
+from client.wire import RequestId
+from tests.simulation.schedule import (
+    Ask,
+    AskAgain,
+    Cut,
+    Pause,
+    RobotSpec,
+    Schedule,
+    Setting,
+    Step,
+    WorkerSpec,
+)
+from tests.simulation.shrink import failure
+
+_SEEDS = range(8)
+
+# A resend and the message that it repeats lay in the broker's two sockets' queues; the resend
+# was read first, and the answer went to the connection that no longer was.
+_OVERTAKEN: tuple[Step, ...] = (
+    Pause(at=0.3, seconds=0.5, only_busy=True),
+    Ask(at=0.35, robot=0, deadline_s=1.5),
+    Cut(at=0.4, peer="r0"),
+)
+# An id was asked again after its first asking had expired, while a worker still computed that:
+# given to the same worker, the new lease took the old one's place and the slot was lost.
+_ASKED_ANEW: tuple[Step, ...] = (
+    Ask(at=0.3, robot=0, deadline_s=0.001),
+    AskAgain(at=0.3, robot=0),
+)
+# A worker's `ready` was lost with a connection whose loss the broker was never told of.
+_READY_LOST: tuple[Step, ...] = (
+    Cut(at=0.12, peer="w0", peer_after_s=0.05, broker_after_s=0.05, hint="none"),
+)
+
+_PIPELINER = Setting(
+    workers=(WorkerSpec(slots=4),), robots=(RobotSpec(pipelines=True, delay_s=0.02),)
+)
+_LATE = Setting(workers=(WorkerSpec(warm_up_s=0.15),))
+
+
+def _play(setting: Setting, steps: tuple[Step, ...]) -> list[int]:
+    """The invariants that were violated under the seeds."""
+    violations = [failure(Schedule(seed, setting, steps)) for seed in _SEEDS]
+    return [violation.number for violation in violations if violation is not None]
+
+
+def _believe_the_last_to_come(patch: pytest.MonkeyPatch) -> None:
+    def infer(self: Core, message: RobotMessage, now: float) -> None:
+        known = self._requests.get(message.header.get("id", RequestId(b"", 0)))
+        original(self, message, now)
+        if known is not None:
+            known.envelope = message.envelope
+
+    original = Core._infer
+    patch.setattr(Core, "_infer", infer)
+
+
+def _number_by_request_alone(patch: pytest.MonkeyPatch) -> None:
+    def hold(self: Worker, lease: Lease) -> None:
+        lease.attempt = lease.request.attempt
+        original(self, lease)
+
+    original = Worker.hold
+    patch.setattr(Worker, "hold", hold)
+
+
+def _take_ready_for_granted(patch: pytest.MonkeyPatch) -> None:
+    def heartbeat(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> None:
+        if worker.state is WorkerState.WARMING:
+            del message.header["state"]
+        original(self, worker, message, now)
+
+    original = Fleet._heartbeat
+    patch.setattr(Fleet, "_heartbeat", heartbeat)
+
+
+@pytest.mark.parametrize(
+    ("setting", "steps", "undo", "invariant"),
+    [
+        (Setting(), _OVERTAKEN, _believe_the_last_to_come, 2),
+        (_PIPELINER, _ASKED_ANEW, _number_by_request_alone, 4),
+        (_LATE, _READY_LOST, _take_ready_for_granted, 5),
+    ],
+    ids=["overtaken", "asked anew", "ready lost"],
+)
+def test_what_was_found_is_mended(
+    setting: Setting,
+    steps: tuple[Step, ...],
+    undo: Callable[[pytest.MonkeyPatch], None],
+    invariant: int,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert _play(setting, steps) == []
+    undo(monkeypatch)
+    assert invariant in _play(setting, steps)

@@ -1,0 +1,53 @@
+"""Two thousand schedules, and that the simulation is what it says: deterministic and varied."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+
+from tests.simulation.generator import MOODS, TROUBLES, generate
+from tests.simulation.world import World
+
+_SEEDS = 2_000
+_CHUNK = 100
+_PRINT_DIGEST = """
+from tests.simulation.generator import generate
+from tests.simulation.world import World
+print(World(generate(11)).play().digest)
+"""
+
+
+@pytest.mark.parametrize("start", range(0, _SEEDS, _CHUNK))
+def test_no_invariant_is_violated(start: int) -> None:
+    for seed in range(start, start + _CHUNK):
+        World(generate(seed)).play()
+
+
+def test_every_kind_of_answer_and_of_trouble_occurs() -> None:
+    words, steps = Counter[str](), Counter[str]()
+    for seed in range(150):
+        schedule = generate(seed)
+        words += World(schedule).play().words
+        steps.update(type(step).__name__.lower() for step in schedule.steps)
+    errors = "ambiguous_policy bad_observation deadline_exceeded draining message_too_large"
+    errors += " no_worker overloaded protocol_error superseded unknown_policy worker_loading"
+    assert words.keys() >= {*errors.split(), "result", "worker_lost", "forgotten by a restart"}
+    assert words["result"] > words.total() / 2
+    assert steps.keys() >= set(TROUBLES) | {"ask", "askagain", "call"}
+    assert set().union(*MOODS.values()) <= set(TROUBLES)
+
+
+def test_the_seed_decides_everything() -> None:
+    outcomes = [World(generate(11)).play() for _ in range(2)]
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0].digest != World(generate(12)).play().digest
+    # Nothing may hang on the order of a set either, which differs between processes.
+    command = [sys.executable, "-c", _PRINT_DIGEST]
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        printed = subprocess.run(command, env=environment, check=True, capture_output=True)
+        assert int(printed.stdout) == outcomes[0].digest
