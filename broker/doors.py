@@ -25,7 +25,7 @@ HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut of
 _BACKLOG = 1024
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
-# EVENT_ACCEPT_FAILED is not among them: out of descriptors, libzmq reports it 100,000 times a second.
+# Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
 _EVENTS: dict[int, str] = {
     zmq.EVENT_ACCEPTED: "accepted",
     zmq.EVENT_DISCONNECTED: "closed",
