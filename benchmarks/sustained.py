@@ -25,7 +25,7 @@ CLIENTS, WORKERS, INFERENCE_S = 64, 4, 0.02
 KILL_EVERY_S = 5.0
 ALLOWED = {"WorkerLost"}  # what the two-attempt rule may answer when workers are killed
 TIMES_P50 = 5.0
-FLAT_KB_S = 20.0
+FLAT_KB_S = 5.0
 PERIODS_S = (0.0, 0.5)  # back to back; and 128 requests a second, where 200 could be done
 # libzmq fills two chunks of 256 frames for every connection before it uses them again, and the
 # process grows until all have: 170 requests of each client.

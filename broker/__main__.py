@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import resource
 import signal
 import sys
 
@@ -30,6 +31,9 @@ def main() -> int:
     """Run until SIGINT or SIGTERM; returns the exit code."""
     config = command_line("broker", BrokerConfig, _ABOUT)
     set_up(config.log_level, config.log_format)
+    # A connection takes a descriptor, and nothing else bounds how many there may be.
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
         shell = Shell(config)
     except ValueError as error:

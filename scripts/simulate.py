@@ -26,6 +26,7 @@ from tests.simulation.world import Outcome, World
 CLEAN, VIOLATED, INTERRUPTED = 0, 1, 130
 
 _NOTED_EVERY_S = 0.2
+_SHOWN = 15  # last events
 
 
 class Tally:
@@ -89,10 +90,9 @@ def explain(schedule: Schedule, console: Console) -> None:
     with console.status(f"shrinking {len(schedule.steps)} steps"):
         shrunk = shrink(schedule, violation.number)
     console.print("the core's last events, and what it asked for:")
-    for line in last_words(shrunk):
-        console.print(line, markup=False, highlight=False, overflow="ellipsis", no_wrap=True)
+    # Not through rich, which would wrap lines: these and the test are to be copied.
+    print(*last_words(shrunk, _SHOWN), sep="\n")
     console.print(f"{len(shrunk.steps)} of {len(schedule.steps)} steps are enough:\n")
-    # Not through rich, which would wrap lines: this is to be copied.
     print(as_test(shrunk))
 
 

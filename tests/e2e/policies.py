@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from client.errors import BadObservation
+from worker.errors import DeviceLost
 
 POLL_S = 0.01
 OPEN = "open"  # the file that ends all waiting
@@ -66,6 +67,19 @@ class Faulty:
         if fault is not None:
             raise RuntimeError(f"no such joint\n{fault}")
         return {"actions": np.zeros((5, 2)), "seed": observation["seed"]}
+
+
+class FragileDevice(Gate):
+    """The first of several that infers loses its device; `lost` then holds its process id."""
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """As `Gate`, for all but the first."""
+        try:
+            with (self._folder / "lost").open("x") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            return super().infer(observation)
+        raise DeviceLost("CUDA error: an illegal memory access was encountered")
 
 
 class Unsendable:

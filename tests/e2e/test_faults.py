@@ -13,6 +13,7 @@ import pytest
 from client import errors
 from scripts.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
+from worker.service import BROKEN
 
 QUICKLY_S = 10.0  # a second on a machine with nothing else to do
 
@@ -42,6 +43,19 @@ def test_a_worker_killed_in_the_middle_of_a_request(stack: Stack) -> None:
     assert result["tag"] == "mine"
     (survivor,) = {worker.pid for worker in workers} - {victim.pid}
     assert result["worker"] == survivor
+
+
+def test_a_worker_whose_device_is_lost_in_the_middle_of_a_request(stack: Stack) -> None:
+    stack.broker()
+    workers = [stack.staged("FragileDevice", folder=stack.folder) for _ in range(2)]
+    for worker in workers:
+        worker.wait_ready()
+    stack.open_gate()
+    result = stack.client().infer({"tag": "mine"})
+    lost = int((stack.folder / "lost").read_text())
+    assert (result["tag"], result["worker"] == lost) == ("mine", False)
+    (victim,) = (worker for worker in workers if worker.pid == lost)
+    assert victim.wait(WAIT_S) == BROKEN
 
 
 def test_a_worker_killed_while_idle_is_never_asked(stack: Stack) -> None:

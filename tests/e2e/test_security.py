@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket as tcp
 import time
@@ -166,6 +167,22 @@ def test_slow_and_oversized_peers_are_cut_off_while_a_robot_goes_on(site: Secure
     unfinished = "frontend handshake unfinished"
     assert after[unfinished] >= before.get(unfinished, 0) + 20
     assert after["frontend closed"] >= before["frontend closed"] + 21
+
+
+def test_a_crowd_at_the_door_leaves_a_robot_undisturbed(site: Secured) -> None:
+    pid, descriptors = site.broker.pid, resource.RLIMIT_NOFILE
+    used = len(os.listdir(f"/proc/{pid}/fd"))
+    with site.client(site.key("arm")) as arm:
+        soft, hard = resource.prlimit(pid, descriptors)
+        resource.prlimit(pid, descriptors, (used + 10, hard))
+        crowd = [tcp.create_connection(("127.0.0.1", site.port)) for _ in range(50)]
+        for _ in range(20):
+            assert_served(arm)
+        resource.prlimit(pid, descriptors, (soft, hard))
+        for connection in crowd:
+            connection.close()
+    with site.client(site.key("leg"), policy="echo") as leg:
+        assert_served(leg)
 
 
 def test_a_message_that_is_too_large_is_answered(site: Secured) -> None:

@@ -33,7 +33,7 @@ from tests.simulation.worker_process import FORGED, WorkerProcess
 _POLL_LATE_S = 0.0005  # the shell's poll rounds up
 _MONITOR_FIRST = 0.3  # chance
 _MONITOR_AHEAD_S = 0.002
-_REMEMBERED = 12  # events shown when something goes wrong
+_REMEMBERED = 500  # events, for when something goes wrong
 
 
 class BrokerProcess:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from typing import Any
 
-from broker.events import Command, Event, Log
+from broker.events import Command, Event, Log, Tick
 from tests.simulation.ledger import plain
 from tests.simulation.schedule import Schedule, Step
 from tests.simulation.violation import Violation
@@ -60,15 +60,22 @@ def as_test(schedule: Schedule) -> str:
     )
 
 
-def last_words(schedule: Schedule) -> list[str]:
-    """The core's last events before a schedule fails, one line each."""
+def last_words(schedule: Schedule, most: int) -> list[str]:
+    """The core's last events before a schedule fails, one line each; but for heartbeats."""
     world = World(schedule)
     with contextlib.suppress(Violation):
         world.play()
-    return [
+    lines = [
         f"{now:9.4f}  {_brief(event)} -> {', '.join(map(_brief, commands)) or 'nothing'}"
         for now, event, commands in world.broker.recent
+        if not all(map(_is_routine, (event, *commands)))
     ]
+    return lines[-most:]
+
+
+def _is_routine(message: Event | Command) -> bool:
+    header = getattr(message, "header", {})
+    return isinstance(message, Tick) or header.get("kind") == "heartbeat"
 
 
 def _brief(message: Event | Command) -> str:

@@ -13,6 +13,7 @@ import zmq
 from client.body import decode_body, encode_body
 from client.errors import BadObservation
 from client.wire import FROM_WORKER, Header, RequestId, decode_header, encode_header
+from worker.errors import DeviceLost
 from worker.service import BROKEN, REFUSED, STOPPED, Service
 
 WAIT_S = 60.0
@@ -269,6 +270,18 @@ def test_a_policy_that_cannot_be_loaded(broker: Broker) -> None:
     running = Running(Hopeless(), broker.endpoint)
     assert running.ends() == BROKEN
     assert running.service.is_idle
+
+
+def test_a_lost_device_ends_it_with_a_goodbye(broker: Broker) -> None:
+    class Lost(Policy):
+        def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+            raise DeviceLost("cuda failed in the middle of service")
+
+    running = Running(Lost(), broker.endpoint)
+    broker.welcomes()
+    broker.gives(1, {})
+    assert broker.hears("goodbye")["message"] == "DeviceLost"
+    assert running.ends() == BROKEN
 
 
 def test_metadata_that_cannot_be_sent() -> None:

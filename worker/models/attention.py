@@ -39,7 +39,7 @@ def folded(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -
     """Query heads as rows of their key head: keys are read once; for GPUs."""
     rows = queries.reshape(*keys.shape[:2], -1, queries.shape[3])
     mixed = F.scaled_dot_product_attention(rows, keys, values, attn_mask=mask)
-    return mixed.view(queries.shape)
+    return mixed.reshape(queries.shape)
 
 
 def explicit(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:

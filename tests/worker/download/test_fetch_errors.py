@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.worker.download.object_store import CLOSED, KEY, OPEN, SECRET, ObjectStore
+from worker.checkpoints import PUBLIC_TOKENIZER
 from worker.config import DownloadConfig
 from worker.download import Cache, fetch
 from worker.errors import CheckpointError
@@ -65,6 +66,11 @@ def test_credentials_for_something_else_do_not_hinder(
 ) -> None:
     owner(monkeypatch, key, secret)
     assert fetch(model, config).read_bytes() == b"model"
+
+
+def test_names_that_only_google_allows_are_sent(store: ObjectStore, config: DownloadConfig) -> None:
+    with pytest.raises(CheckpointError, match="no permission without credentials"):
+        fetch(PUBLIC_TOKENIZER, config)
 
 
 def test_half_of_the_credentials(

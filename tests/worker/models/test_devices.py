@@ -78,5 +78,5 @@ def test_a_model_that_does_not_fit_says_how_much_is_needed_and_free(
         ensure_room(10_000_000_000, CPU)
     monkeypatch.setattr(devices, "free_bytes", lambda device: 10_000_000)
     policy = make_policy("env=aloha_sim", "model=tiny")
-    with pytest.raises(ConfigError, match="0.0 GB are free"):
+    with pytest.raises(ConfigError, match=r"0\.0 GB are free"):
         policy.load()

@@ -169,7 +169,7 @@ def test_a_failing_device_is_told_apart_from_a_bad_request(
         raise torch.AcceleratorError("CUDA error: an illegal memory access\nmore")
 
     monkeypatch.setattr(Pi0Fast, "step", fail)
-    with pytest.raises(DeviceLost, match="service: CUDA error: an illegal memory access$"):
+    with pytest.raises(DeviceLost, match=r"service: CUDA error: an illegal memory access$"):
         runner(requests[:1])
 
 
