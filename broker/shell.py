@@ -51,6 +51,9 @@ from client.wire import (
 logger = logging.getLogger("broker")
 
 _BATCH = 32  # messages taken from one socket before the other gets its turn
+# A robot's libzmq forgets an answer not read yet once it notices that we are gone (measured).
+_PARTING_S = 0.2
+_FOR_EVER = float("inf")
 _MAX_ENVELOPE = 8  # routing frames before the empty one
 
 
@@ -83,7 +86,8 @@ class Shell:
         self._robots = Monitor(self._frontend, FRONTEND, self.counters)
         self._workers = Monitor(self._backend, BACKEND, self.counters)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
-        self._stopping = self._reloading = False
+        self._stopping = self._parting = self._reloading = False
+        self._until = _FOR_EVER  # when a stop goes on to its next step
         self._serve[self._frontend] = self._serve_frontend
         self._serve[self._backend] = self._serve_backend
         self._serve[self._robots.socket] = self._robots.take
@@ -98,7 +102,6 @@ class Shell:
 
     def run(self) -> None:
         """Serve until `stop`; then until what workers have in hand is answered."""
-        told, until = False, float("inf")
         while True:
             # One round, not until nothing is left: a peer that never stops must not keep us here.
             readable, self._to_read = self._to_read, set()
@@ -107,13 +110,9 @@ class Shell:
             now = time.monotonic()
             if self._reloading:
                 self._read_keys_again()
-            if self._stopping and not told:
-                told, until = True, now + self._config.timers.drain_ms / 1e3
-                self._do(Stop(), now)
-            if told and (now >= until or not self._core.in_hand):
-                self._do(Stop(), now)
+            if self._stopping and self._may_leave(now):
                 break
-            wake_at = min(self._core.wake_at(), until)
+            wake_at = min(self._core.wake_at(), self._until)
             if wake_at <= now:
                 self._do(Tick(), now)
             elif not self._to_read:
@@ -123,6 +122,18 @@ class Shell:
     def stop(self) -> None:
         """Have `run` finish; may be called from a signal handler."""
         self._stopping = True
+
+    def _may_leave(self, now: float) -> bool:
+        """Once stopping: is everyone answered, and had they time to read it?"""
+        if self._until == _FOR_EVER:
+            self._until = now + self._config.timers.drain_ms / 1e3
+            self._do(Stop(), now)
+        if self._parting:
+            return now >= self._until
+        if now >= self._until or not self._core.in_hand:
+            self._do(Stop(), now)
+            self._parting, self._until = True, now + _PARTING_S
+        return False
 
     def reload(self) -> None:
         """Have `run` read the keys again; may be called from a signal handler."""

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import zmq
 
 from client import errors
 from scripts.processes import Processes
@@ -121,24 +119,3 @@ def test_each_cause_has_its_exit_code(
             settings = [f"frontend=tcp://127.0.0.1:{site.port}", "backend=tcp://127.0.0.1:*"]
         process = processes.start("one", module, *settings)
         assert process.wait(PATIENCE_S) == code, process.last_words()
-
-
-def test_the_broker_stops_while_garbage_pours_in(site: Site) -> None:
-    broker = site.start_broker()
-    ended = threading.Event()
-
-    def pour() -> None:
-        with site.raw(site.port) as peer:
-            while not ended.is_set():
-                if peer.poll(100, zmq.POLLOUT):
-                    peer.send(b"garbage")
-
-    thread = threading.Thread(target=pour)
-    thread.start()
-    try:
-        time.sleep(0.2)
-        broker.terminate()
-        assert broker.wait(PATIENCE_S) == 0
-    finally:
-        ended.set()
-        thread.join(PATIENCE_S)

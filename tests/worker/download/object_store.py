@@ -82,6 +82,7 @@ def object_store(folder: Path) -> Iterator[ObjectStore]:
                 "-s3",
                 "-s3.iam=false",
                 "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
                 f"-s3.config={folder / 'identities.json'}",
                 f"-s3.localSocket={folder / 's3.sock'}",
                 f"-filer.localSocket={folder / 'filer.sock'}",
