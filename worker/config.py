@@ -17,7 +17,7 @@ IMAGE_SIZE = 224
 
 
 class Robot(StrEnum):
-    """Which robot's observations and actions an environment speaks."""
+    """The robots that are known by name, as `env.robot`."""
 
     aloha = "aloha"
     droid = "droid"
@@ -70,7 +70,7 @@ class EnvConfig:
     """One robot in one task setting (`conf/env`)."""
 
     name: str = MISSING
-    robot: Robot = MISSING
+    robot: str = MISSING
     asset_id: str = MISSING
     action_dim: int = MISSING
     adapt_to_pi: bool = MISSING
@@ -81,6 +81,11 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
+        if "." not in self.robot and self.robot not in list(Robot):
+            raise ConfigError(
+                f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
+                " a robot of your own (docs/robots.md)"
+            )
         _at_least("env", self, 0.001, "control_hz")
 
 

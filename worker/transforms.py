@@ -17,7 +17,7 @@ from worker.config import IMAGE_SIZE, Architecture, EnvConfig, ModelConfig
 from worker.errors import ConfigError
 from worker.norm_stats import NormStats
 from worker.observations import Array, Picture, parse
-from worker.robots import ROBOTS
+from worker.robots import find_robot
 from worker.tokenizers import PromptTokenizer, Tokens
 
 
@@ -55,7 +55,7 @@ class Transforms:
 
         Raises `ConfigError` where `env` and `model` can't go together.
         """
-        self.robot = ROBOTS[env.robot]
+        self.robot = find_robot(env.robot)
         self._model = model
         self._stats = stats
         self._tokenizer = tokenizer
@@ -110,7 +110,7 @@ class Transforms:
 
 def check_fit(env: EnvConfig, model: ModelConfig) -> None:
     """Raises `ConfigError` where `env` and `model` can't go together; reads no files."""
-    robot = ROBOTS[env.robot]
+    robot = find_robot(env.robot)
     delta_dims(env, robot.action_dim)
     if env.adapt_to_pi and robot.adaptation is None:
         raise ConfigError(f"env.adapt_to_pi=true: {env.robot} has no convention of its own")

@@ -28,7 +28,7 @@ from worker.download import Cache, fetch
 from worker.errors import CheckpointError, ConfigError
 from worker.norm_stats import read_norm_stats
 from worker.observations import Array, Image, describe
-from worker.robots import ROBOTS
+from worker.robots import find_robot
 from worker.threads import set_threads
 from worker.tokenizers import PromptTokenizer
 from worker.transforms import ModelInput, Transforms, check_fit
@@ -110,7 +110,9 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
         Raises `CheckpointError` where files cannot be had or don't fit.
         """
-        while (location := self._sources.missing(self._cache)) is not None:
+        fetched = None
+        while (location := self._sources.missing(self._cache)) not in (None, fetched):
+            fetched = location
             fetch(location, self._download)
         if self.digest is None:
             self._open()
@@ -189,7 +191,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         return {"actions": actions}
 
     def _make_transforms(self) -> Transforms:
-        robot = ROBOTS[self._env.robot]
+        robot = find_robot(self._env.robot)
         stats = read_norm_stats(
             self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
         )
@@ -214,7 +216,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         }
 
     def _describe(self) -> dict[str, Any]:
-        robot = ROBOTS[self._env.robot]
+        robot = find_robot(self._env.robot)
         metadata: dict[str, Any] = {
             "robot": str(self._env.robot),
             "env": self._env.name,
