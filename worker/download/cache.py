@@ -35,8 +35,9 @@ class Cache:
         return self.folder / address.bucket / address.key
 
     def has(self, location: str) -> bool:
-        """Was `location` downloaded before?"""
-        return self.path(parse(location)).exists()
+        """Was `location` downloaded before, and not only a part of it?"""
+        path = self.path(parse(location))
+        return path.is_file() or (path.is_dir() and not _is_part(path))
 
     def workshop(self, address: Address) -> Path:
         """The folder in which the download of `address` grows, so on the same file system."""
@@ -72,6 +73,12 @@ class Cache:
         free = shutil.disk_usage(self.path(address).parent).free
         if needed > free:
             raise no_space(address, self.path(address), f"{size(needed)} are needed", free)
+
+
+def _is_part(folder: Path) -> bool:
+    """Is it one of the two halves of a checkpoint, which the public system fetches one by one?"""
+    names = {p.name for p in folder.iterdir() if not p.name.startswith(".") and p.suffix != ".lock"}
+    return names in ({"params"}, {"assets"})
 
 
 def no_space(address: Address, path: Path, what: str, free: int) -> CheckpointError:

@@ -38,20 +38,20 @@ def fetch(location: str, config: DownloadConfig) -> Path:
     Raises `CheckpointError` saying what to do.
     """
     address, cache = parse(location), Cache(config)
-    target = cache.path(address)
-    if target.exists():
-        return target
-    with cache.lock(address):
-        if not target.exists():
-            _download(address, cache, config)
-    return target
+    if not cache.has(location):
+        with cache.lock(address):
+            if not cache.has(location):
+                _download(address, cache, config)
+    return cache.path(address)
 
 
 def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
     store = Store(address, config)
-    files = needed(store.files())
-    check_paths(address, files)
     workshop, target = cache.workshop(address), cache.path(address)
+    files = [file for file in needed(store.files()) if not _is_there(file, target)]
+    check_paths(address, files)
+    if not files:
+        return
     journals, content = workshop / "journals", workshop / "content"
     try:
         partials = [PartialFile(f, content / f.path, journals / f.path / "ranges") for f in files]
@@ -61,7 +61,7 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
         log.info("downloading %s: %s in %d files", address, size(total), len(files))
         with Progress(str(address), total, total - missing) as progress:
             _Transfer(store, partials, progress).run(config.connections)
-        content.rename(target)
+        _move(content, target)
         shutil.rmtree(workshop)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -83,6 +83,22 @@ def check_paths(address: Address, files: Sequence[RemoteFile]) -> None:
         parts = file.path.split("/")
         if file.path and {"", ".", ".."} & set(parts):
             raise CheckpointError(f"{address} holds an object of the impossible name {file.key}")
+
+
+def _is_there(file: RemoteFile, target: Path) -> bool:
+    """Did the public system download it, which fetches parts of a checkpoint one by one?"""
+    path = target / file.path
+    return path.is_file() and path.stat().st_size == file.size
+
+
+def _move(content: Path, target: Path) -> None:
+    if not target.exists():
+        content.rename(target)
+        return
+    for path in sorted(path for path in content.rglob("*") if path.is_file()):
+        place = target / path.relative_to(content)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        path.replace(place)
 
 
 class _Transfer:

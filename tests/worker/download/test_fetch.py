@@ -239,3 +239,22 @@ def test_golden_comes_as_it_is(store: ObjectStore, config: DownloadConfig) -> No
     folder = FOLDER / "pi0_fast_droid"
     store.put_folder("golden/pi0_fast_droid", folder)
     assert contents(fetch(f"gs://{OPEN}/golden/pi0_fast_droid", config)) == contents(folder)
+
+
+@pytest.mark.parametrize("there", ["params", "assets"])
+def test_half_a_checkpoint_of_the_public_system_is_completed(
+    store: ObjectStore, config: DownloadConfig, link: Link, there: str
+) -> None:
+    """It fetches `params` and `assets` as addresses of their own, each with a lock beside it."""
+    location, kept = f"gs://{OPEN}/halves/{there}", Cache(config).folder / OPEN / "halves" / there
+    for name in ("params", "assets"):
+        store.put(f"halves/{there}/{name}/data", NOISE)
+    fetch(f"{location}/{there}", config)
+    (kept / f"{there}.lock").touch()
+    assert not Cache(config).has(location)
+    link.received = 0
+    fetch(location, config)
+    assert contents(kept).keys() >= {"params/data", "assets/data"}
+    assert (kept / "params" / "data").read_bytes() == (kept / "assets" / "data").read_bytes()
+    assert link.received < len(NOISE) + OVERHEAD_BYTES
+    assert Cache(config).has(location)

@@ -11,6 +11,9 @@ from tests.worker.download.object_store import CLOSED, KEY, OPEN, SECRET, Object
 from worker.checkpoints import PUBLIC_TOKENIZER
 from worker.config import DownloadConfig
 from worker.download import Cache, fetch
+from worker.download.addresses import Address
+from worker.download.store import RemoteFile
+from worker.download.transfer import check_paths
 from worker.errors import CheckpointError
 
 WAYS_ON = r".*checkpoint=DIR.*model=tiny"
@@ -147,3 +150,10 @@ def test_half_an_address(config: DownloadConfig, address: str) -> None:
 def test_an_address_outside_of_the_cache(config: DownloadConfig, address: str) -> None:
     with pytest.raises(CheckpointError, match="is not of the form"):
         Cache(config).has(address)
+
+
+@pytest.mark.parametrize("path", ["../outside", "a/../../outside", "a//b", "/etc/passwd"])
+def test_an_object_whose_name_leads_elsewhere(path: str) -> None:
+    files = [RemoteFile(path, f"model/{path}", 1, "etag")]
+    with pytest.raises(CheckpointError, match="holds an object of the impossible name model/"):
+        check_paths(Address("s3", "bucket", "model"), files)

@@ -9,7 +9,6 @@ import pytest
 
 from client import ZmqPolicyClient
 from client.errors import WorkerLoading
-from scripts.golden import agreements
 from scripts.processes import Process, Processes, free_ports
 from tests.golden import (
     CHECKPOINTS,
@@ -25,6 +24,7 @@ from tests.worker.composition import make_fast_policy, make_policy
 from tests.worker.download.link import Link
 from tests.worker.download.object_store import OPEN, ObjectStore
 from worker.config import DownloadConfig
+from worker.errors import CheckpointError
 
 GOLDEN = f"s3://{OPEN}/golden"
 PATIENCE_S = 60.0
@@ -96,12 +96,13 @@ def test_the_public_tokenizer_is_had_where_none_is_named(
     assert policy.digest == make_policy(*overrides("pi05_libero")).digest
 
 
-def test_every_comparison_holds_for_a_download(config: DownloadConfig) -> None:
-    location = f"{GOLDEN}/jax/pi05_droid"
-    policy = make_policy(*overrides("pi05_droid", location), *download(config))
-    policy.load()
-    kept = Path(str(config.cache_dir)) / OPEN / "golden/jax/pi05_droid"
-    assert [row for row in agreements("pi05_droid", kept) if not row.holds] == []
+def test_a_prefix_without_statistics_is_downloaded_once_and_refused(
+    store: ObjectStore, config: DownloadConfig
+) -> None:
+    store.put_folder("golden/bare/params", FOLDER / "pi0_aloha" / "params")
+    policy = make_policy(*overrides("pi0_aloha", f"{GOLDEN}/bare"), *download(config))
+    with pytest.raises(CheckpointError, match="statistics for nothing"):
+        policy.load()
 
 
 @pytest.fixture
@@ -155,6 +156,7 @@ def test_a_worker_serves_what_it_downloads(
         worker.wait_ready()
         np.testing.assert_allclose(client.infer(sent)["actions"], case.actions, atol=1e-3, rtol=0)
         digest = client.get_server_metadata()["digest"]
+        assert digest is not None
         # One with the same files on its own disk is welcome beside it; one with others is not.
         kept = Path(str(config.cache_dir)) / OPEN / "golden/jax/pi0_aloha_sim"
         served.worker("two", *overrides("pi0_aloha_sim", kept)).wait_ready()
@@ -179,14 +181,29 @@ def test_a_worker_that_turns_out_different_is_refused(
         assert client.infer(cases("pi0_aloha_sim")[0].observation)["actions"].shape == (50, 14)
 
 
-def test_a_worker_that_cannot_download_says_why(processes: Processes, store: ObjectStore) -> None:
+def test_a_worker_that_cannot_download_says_why(processes: Processes, tmp_path: Path) -> None:
     served = Served(processes)
     (nobody,) = free_ports(1)
     location = f"gs://{OPEN}/golden/torch/pi0_aloha_sim"
-    settings = [f"download.gs_endpoint=http://127.0.0.1:{nobody}", "download.cache_dir=nowhere"]
+    settings = [f"download.gs_endpoint=http://127.0.0.1:{nobody}", f"download.cache_dir={tmp_path}"]
     worker = served.worker("lost", *overrides("pi0_aloha_sim", location), *settings)
     assert worker.wait(PATIENCE_S) == 3
     words = worker.last_words()
     assert f"{location} cannot be downloaded: http://127.0.0.1:{nobody} cannot be reached" in words
     assert "model=tiny" in words
     assert "Traceback" not in words
+
+
+def test_a_worker_can_be_stopped_while_it_downloads(
+    processes: Processes, config: DownloadConfig, link: Link
+) -> None:
+    served = Served(processes)
+    link.open.clear()
+    location = f"{GOLDEN}/torch/pi0_aloha_sim"
+    worker = served.worker("one", *overrides("pi0_aloha_sim", location), *download(config))
+    wait_registered(worker)
+    while not link.connections:
+        assert worker.is_alive(), worker.last_words()
+        time.sleep(0.02)
+    worker.terminate()
+    assert worker.wait(PATIENCE_S) == 0
