@@ -1,0 +1,164 @@
+"""Looks at a checkpoint, converts it to one safetensors file, or checks that it is sound.
+
+python -m scripts.checkpoint inspect gs://openpi-assets/checkpoints/pi05_droid
+python -m scripts.checkpoint convert FOLDER_OR_ADDRESS TARGET_FOLDER --dtype bfloat16
+python -m scripts.checkpoint verify FOLDER_OR_ADDRESS
+
+What is in object storage is downloaded first, to the same cache that workers use. Exit codes:
+0 fine, 1 something is wrong with the checkpoint, 2 the command line.
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from scripts.conversion import convert, copy_rest
+from scripts.inspection import SILENT, architecture, dimensions, fits, statistics
+from worker.checkpoints import WEIGHTS_FILE, WEIGHTS_FOLDER, asset_ids, find_weights, local
+from worker.config import DownloadConfig
+from worker.download import Cache, fetch, is_remote
+from worker.download.addresses import parse
+from worker.download.progress import Progress
+from worker.errors import CheckpointError, ConfigError, WorkerError
+from worker.weights import Weights, open_weights
+
+DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    given = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    logging.getLogger("botocore").setLevel(logging.WARNING)
+    try:
+        given.download = DownloadConfig(
+            given.cache_dir, given.s3_endpoint, given.gs_endpoint, given.connections
+        )
+        folder = _bring(given.checkpoint, given.download)
+        command: Callable[[argparse.Namespace, Path], int] = given.command
+        return command(given, folder)
+    except WorkerError as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+
+
+def inspect(given: argparse.Namespace, folder: Path) -> int:
+    """Print what the checkpoint is, and what serves it."""
+    with open_weights(find_weights(folder)) as weights:
+        table = Table("", "", show_header=False, box=None)
+        for key, value in _description(weights, folder):
+            table.add_row(key, value)
+        Console(soft_wrap=True).print(table)
+        print(f"\n{SILENT}\n")
+        found = list(fits(weights, folder))
+    for fit in found:
+        print(f"python -m worker {' '.join(fit.settings)} checkpoint={given.checkpoint}")
+        if fit.problem:
+            print(f"  cannot be served: {fit.problem}")
+    if not found:
+        print(
+            "no env in conf/env has one of these asset ids: choose one with env.asset_id=, or add"
+            " your robot (docs/robots.md)"
+        )
+    return 0
+
+
+def convert_command(given: argparse.Namespace, folder: Path) -> int:
+    """Write `model.safetensors` and what belongs to it into the target folder."""
+    target: Path = given.target
+    if (target / WEIGHTS_FILE).exists() and not given.overwrite:
+        raise CheckpointError(f"{target / WEIGHTS_FILE} is there already; --overwrite replaces it")
+    source = folder / WEIGHTS_FOLDER
+    source = source if source.is_dir() else find_weights(folder)
+    with open_weights(source) as weights:
+        architecture(weights)
+        with Progress(f"converting {folder.name}", weights.nbytes) as progress:
+            path = convert(weights, target, DTYPES[given.dtype], progress.advance)
+    copied = copy_rest(folder, target) if target.resolve() != folder.resolve() else []
+    print(f"{path}: {path.stat().st_size / 1e9:.3f} GB; beside it {', '.join(copied) or 'nothing'}")
+    return 0
+
+
+def verify(given: argparse.Namespace, folder: Path) -> int:
+    """Print every check; 1 where one does not hold."""
+    from scripts.verification import checks, store_checks
+
+    with Progress(f"reading {folder.name}", _readable_bytes(folder)) as progress:
+        found = list(checks(folder, progress.advance))
+    if is_remote(given.checkpoint):
+        found += store_checks(parse(given.checkpoint), folder, given.download)
+    for check in found:
+        print(f"{'ok ' if check.holds else 'BAD'}  {check.what}: {check.found}")
+    held = [check.holds for check in found]
+    if not all(held) and is_remote(given.checkpoint):
+        print(f"remove {folder} to have it downloaded again")
+    return 0 if all(held) else 1
+
+
+def _description(weights: Weights, folder: Path) -> list[tuple[str, str]]:
+    kind = architecture(weights)
+    kinds = sorted({tensor.dtype for tensor in weights.tensors.values()})
+    sizes = dimensions(weights)
+    rows = [
+        ("weights", f"{weights.path}"),
+        ("form", "Orbax (JAX)" if weights.path.is_dir() else "safetensors (PyTorch)"),
+        (
+            "tensors",
+            f"{len(weights.tensors)}, {'/'.join(kinds)}, {weights.nbytes / 1e9:.3f} GB",
+        ),
+        ("architecture", kind),
+        *((key, str(value)) for key, value in sizes.items()),
+    ]
+    for asset in asset_ids(folder):
+        for part, lengths in statistics(folder, asset).items():
+            told = ", ".join(f"{kind} {length}" for kind, length in lengths.items())
+            rows.append((f"assets/{asset}", f"{part}: {told}"))
+    return rows
+
+
+def _bring(checkpoint: str, config: DownloadConfig) -> Path:
+    if is_remote(checkpoint):
+        fetch(checkpoint, config)
+    return local(checkpoint, Cache(config))
+
+
+def _readable_bytes(folder: Path) -> int:
+    """What `verify` reads: each form once, and JAX's again if there are two."""
+    with open_weights(find_weights(folder)) as weights:
+        both = weights.path.is_file() and (folder / WEIGHTS_FOLDER).is_dir()
+        return weights.nbytes * (2 if both else 1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "python -m scripts.checkpoint",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("checkpoint", help="folder, s3://bucket/prefix or gs://bucket/prefix")
+    defaults = DownloadConfig()
+    shared.add_argument("--cache-dir", help="for downloads; else OPENPI_DATA_HOME")
+    shared.add_argument("--s3-endpoint", help="else AWS_ENDPOINT_URL, else Amazon's")
+    shared.add_argument("--gs-endpoint", default=defaults.gs_endpoint)
+    shared.add_argument("--connections", type=int, default=defaults.connections)
+    commands = parser.add_subparsers(required=True, metavar="{inspect,convert,verify}")
+    about = commands.add_parser("inspect", parents=[shared], help="dimensions, statistics, env")
+    about.set_defaults(command=inspect)
+    making = commands.add_parser("convert", parents=[shared], help="write model.safetensors")
+    making.add_argument("target", type=Path, help="folder, made where it is missing")
+    making.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
+    making.add_argument("--overwrite", action="store_true", help="replace an earlier one")
+    making.set_defaults(command=convert_command)
+    checking = commands.add_parser("verify", parents=[shared], help="complete, sound, loadable")
+    checking.set_defaults(command=verify)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
