@@ -16,7 +16,6 @@ short string that must match `_DTYPE`, which has no way to spell an object or a 
 from __future__ import annotations
 
 import functools
-import math
 import re
 import sys
 from typing import Any, Sequence, Union
@@ -97,7 +96,7 @@ class _Encoder:
         raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
 
     def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:
-        if hasattr(array, "mask"):  # numpy.ma is not imported for those who have none
+        if type(array) is not np.ndarray and hasattr(array, "mask"):  # does not import numpy.ma
             raise TypeError("a masked array cannot be sent: fill it first")
         dtype, shape = _dtype_name(array.dtype), list(array.shape)
         if array.nbytes < LARGE or len(self.large) >= self._room:
@@ -182,9 +181,11 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
         raise ProtocolError(
             f"shape {show(shape)} is not a list of at most {MAX_DIMENSIONS} lengths"
         )
-    if not all(type(length) is int and 0 <= length < 2**48 for length in shape):
-        raise ProtocolError(f"shape {show(shape)} has a length that is no count")
-    expected = math.prod(shape) * dtype.itemsize
+    expected = dtype.itemsize
+    for length in shape:
+        if type(length) is not int or not 0 <= length < 2**48:
+            raise ProtocolError(f"shape {show(shape)} has a length that is no count")
+        expected *= length
     if len(data) != expected:
         raise ProtocolError(
             f"an array of shape {show(shape)}, dtype {name} has {expected} bytes: {len(data)} came"

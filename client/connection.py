@@ -24,6 +24,7 @@ RECONNECT_MAX_MS = 1_000
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
 COPIED_BYTES = 256 * 1024
 
+_READABLE = int(zmq.POLLIN)
 _LOST = {zmq.EVENT_DISCONNECTED}
 _HANDSHAKE_FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
@@ -51,7 +52,7 @@ class Connection:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._poller = zmq.Poller()
+        self._watched: list[tuple[zmq.Socket[bytes], int]] = []  # both, for what comes in
         self._reached = False  # something accepted the TCP connection
         self._established = False  # and finished the ZeroMQ handshake
         self._refused = False  # or failed it
@@ -88,10 +89,10 @@ class Connection:
         if self._socket is None:
             return None
         while True:
-            ready = dict(self._poller.poll(_milliseconds_to(until)))
-            # REQ shows an answer without its delimiter as readable, and then throws it away.
-            if self._socket in ready and (frames := receive(self._socket)) is not None:
-                return frames
+            for ready, _ in zmq.zmq_poll(self._watched, _milliseconds_to(until)):
+                # REQ shows an answer without its delimiter as readable, and then throws it away.
+                if ready is self._socket and (frames := receive(self._socket)) is not None:
+                    return frames
             if self._read_monitor() or time.monotonic() >= until:
                 # The answer may have come between the poll's two looks, just before the end.
                 return receive(self._socket)
@@ -99,8 +100,6 @@ class Connection:
     def drop(self) -> None:
         """Close the socket and forget what it was waiting for; the next `send` opens another."""
         if self._socket is not None and self._monitor is not None:
-            self._poller.unregister(self._socket)
-            self._poller.unregister(self._monitor)
             self._socket.disable_monitor()
             self._monitor.close(linger=0)
             self._socket.close(linger=0)
@@ -148,8 +147,7 @@ class Connection:
         self._forbidden = ""
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
-        self._poller.register(socket, zmq.POLLIN)
-        self._poller.register(self._monitor, zmq.POLLIN)
+        self._watched = [(socket, _READABLE), (self._monitor, _READABLE)]
         try:
             socket.connect(self.endpoint)
         except zmq.ZMQError as error:

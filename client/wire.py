@@ -95,12 +95,13 @@ def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
     if not isinstance(kind, str) or kind not in expected:
         raise ProtocolError(f"kind {show(kind)} is not one of {', '.join(sorted(expected))}")
     for field, value in header.items():
-        kind_of_number, low, high = _NUMBERS.get(field, _NO_NUMBER)
-        if type(value) is kind_of_number and low <= value <= high:
+        rule = _RULES.get(field)
+        if rule is None:
+            continue  # a later version's
+        usual, low, high, check = rule
+        if type(value) is usual and low <= (len(value) if usual is str else value) <= high:
             continue  # most fields: what their check would say, without the call
-        check = FIELDS.get(field)
-        if check is not None:
-            header[field] = check(field, value)
+        header[field] = check(field, value)
     return header
 
 
@@ -262,12 +263,19 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "retry_after_ms": _number(0.0, LONGEST_MS),
 }
 
-_NO_NUMBER: tuple[Any, float, float] = (object, 0.0, 0.0)  # no value is a bare object
-_NUMBERS: dict[str, tuple[Any, float, float]] = {
+# Of the fields that every request carries: the type and the range that need no further check.
+_USUAL: dict[str, tuple[Any, float, float]] = {
     "v": (int, VERSION, VERSION),
+    "kind": (str, 1, 16),
+    "policy": (str, 1, MAX_NAME),
     "deadline_ms": (float, 0.0, LONGEST_MS),
     "priority": (int, 0, 9),
+    "session": (str, 0, MAX_NAME),
+    "robot": (str, 0, MAX_NAME),
+    "buffers": (bool, False, True),
     "attempt": (int, 1, 1000),
     "epoch": (int, 0, MAX_INT),
     "n": (int, 0, MAX_INT),
 }
+_NEVER: tuple[Any, float, float] = (object, 0.0, 0.0)  # no value is a bare object
+_RULES = {field: (*_USUAL.get(field, _NEVER), check) for field, check in FIELDS.items()}

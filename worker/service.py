@@ -10,6 +10,7 @@ import logging
 import select
 import time
 import uuid
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -70,6 +71,7 @@ class Service:
         self._introduce()
         self._device = Device(policy, slots, batch_wait_s)
         self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
+        self._decoded: deque[Job] = deque()
         self._warm: Warm | None = None
         self._epoch: int | None = None  # the broker's that has welcomed us
         self._beat = 0  # the last heartbeat heard from it
@@ -109,12 +111,14 @@ class Service:
         poller.register(self._device.wake_fd, select.POLLIN)
         self._device.start()
         while self._exit_code is None:
-            busy = self._serve_socket() + self._serve_device()
-            now = time.monotonic()
-            if now >= self._next_beat:
-                self._beat_or_hello(now)
-            elif not busy:
-                poller.poll(max(0.0, self._next_beat - now) * 1e3 + 0.5)
+            if time.monotonic() >= self._next_beat:
+                self._beat_or_hello(time.monotonic())
+            self._serve_device()
+            # Last, since sending may consume the edge by which the socket's descriptor tells of
+            # a message; and the device thread gets its jobs when we are about to sleep.
+            self._serve_socket()
+            if self._exit_code is None:
+                poller.poll(max(0.0, self._next_beat - time.monotonic()) * 1e3 + 0.5)
         self._close()
         return self._exit_code
 
@@ -148,17 +152,16 @@ class Service:
 
     # What the broker says.
 
-    def _serve_socket(self) -> int:
-        taken = 0
+    def _serve_socket(self) -> None:
         while (frames := receive(self._socket)) is not None:
-            taken += 1
             try:
                 header = decode_header(frames[0], TO_WORKER)
                 self._kinds[header["kind"]](header, frames[1:])
             except errors.PolicyError as error:
                 logger.error("the broker sent what cannot be read: %s", error)
             self._heard_at = time.monotonic()
-        return taken
+        while self._decoded:
+            self._device.give(self._decoded.popleft())
 
     def _welcome(self, header: Header, frames: Sequence[Frame]) -> None:
         if self._epoch != header["epoch"]:
@@ -177,7 +180,7 @@ class Service:
         except errors.PolicyError as error:
             self._send_answer(Answer(job, {"kind": "failure", **errors.to_wire(error)}))
         else:
-            self._device.give(job)
+            self._decoded.append(job)
 
     def _heartbeat(self, header: Header, frames: Sequence[Frame]) -> None:
         if header.get("epoch") == self._epoch:
@@ -206,9 +209,8 @@ class Service:
 
     # What the device says.
 
-    def _serve_device(self) -> int:
-        reports = self._device.take_reports()
-        for report in reports:
+    def _serve_device(self) -> None:
+        for report in self._device.take_reports():
             if isinstance(report, Answer):
                 self._send_answer(report)
             elif isinstance(report, Warm):
@@ -219,7 +221,6 @@ class Service:
                 self._say_ready()
             elif isinstance(report, Broken):
                 self._break(report)
-        return len(reports)
 
     def _send_answer(self, answer: Answer) -> None:
         header = answer.job.header
