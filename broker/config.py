@@ -15,8 +15,8 @@ class Limits:
     max_bytes: int = 16_000_000
     max_requests: int = 10_000
     max_total_bytes: int = 1_000_000_000
-    max_requests_per_robot: int = 64
-    max_bytes_per_robot: int = 128_000_000
+    max_requests_per_robot: int = 2
+    max_bytes_per_robot: int = 32_000_000
     max_workers: int = 1_000
     default_deadline_s: float = 10.0
 

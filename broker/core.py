@@ -180,17 +180,23 @@ class Core:
         policy = self._resolve(header.get("policy"), now)
         left_s = header.get("deadline_ms", limits.default_deadline_s * 1e3) / 1e3
         robot = message.peer or message.sender
-        self._admit(policy, self._accounts.why_not(robot, size), left_s)
         identity = header.get("id")
         if identity is None:
             self._anonymous += 1
             identity = RequestId(message.sender, self._anonymous)
         until = now + left_s
-        return Request(
+        request = Request(
             identity, message.envelope, header, message.payload, size, policy, now, until, robot
         )
+        self._admit(request, left_s)
+        return request
 
-    def _admit(self, policy: str | None, reason: str, left_s: float) -> None:
+    def _admit(self, request: Request, left_s: float) -> None:
+        requests, size, policy = 1, request.size, request.policy
+        older = self._waiting.sessions.get(request.session)
+        if older is not None and older.robot == request.robot:
+            requests, size = 0, size - older.size  # it takes that one's place
+        reason = self._accounts.why_not(request.robot, requests, size)
         ahead = self._waiting.waiting_for(policy)
         wait_s = self._fleet.wait_s(policy, ahead)
         if left_s <= 0.0:
