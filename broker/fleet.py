@@ -82,7 +82,7 @@ class Fleet:
         if worker is None:
             return
         worker.move("lost")
-        self.pool.remove(worker)
+        self.pool.remove(worker, now)
         level = logging.INFO if worker.policy and not worker.in_hand else logging.WARNING
         requests = ", ".join(str(request) for request, _ in worker.in_hand)
         self._core.log(
@@ -171,7 +171,7 @@ class Fleet:
         self.metadata[policy] = payload
         self._core.log(logging.INFO, f"worker {_name(worker)} said hello")
         if first:
-            self._core.learned(policy)
+            self._core.learned(now)
         return worker
 
     def _identify(self, worker: Worker, message: WorkerMessage) -> None:
