@@ -30,10 +30,6 @@ from tests.fuzz import vandal
 
 TIMES_P50 = 1.5
 MOST_MB = 50.0  # that a peer may make the broker grow by
-# Robots that come directly have one request in hand. The default allows for gateways, which
-# speak for many, and so lets one flooding robot have every worker busy when another robot asks:
-# with workers of one speed, that costs the other half an inference.
-LIMITS = ("limits.max_requests_per_robot=2",)
 _ROBOTS, _WORKERS, _PERIOD_S = 8, 4, 0.2
 _INFERENCE_S = 0.02
 
@@ -43,7 +39,7 @@ def bad_peers(logs: Path, seconds: float, progress: Callable[[], None]) -> list[
     figures = []
     with Processes(logs) as processes:
         settings = ["policy=echo", f"policy.time_s={_INFERENCE_S}"]
-        stage = Deployment(processes, _WORKERS, settings, broker=LIMITS)
+        stage = Deployment(processes, _WORKERS, settings)
         stage.wait_ready()
         with ZmqPolicyClient("127.0.0.1", stage.port) as client:
             await_ready(client, _WORKERS)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scripts.processes import ProcessError, die_with
+from scripts.processes import ProcessError, die_with, signals_wait
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 _LAST_LINES = 5
@@ -118,8 +118,9 @@ class Children:
     ) -> Child:
         """Start one; its log is `NAME.log`."""
         log = self._logs / f"{name.replace(' ', '-').replace('/', '-')}.log"
-        child = Child(name, command, log, environment or {})
-        self.all.append(child)
+        with signals_wait():
+            child = Child(name, command, log, environment or {})
+            self.all.append(child)
         return child
 
     def __enter__(self) -> Children:

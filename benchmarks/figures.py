@@ -40,8 +40,10 @@ def table(title: str, figures: Iterable[Figure]) -> Table:
     return result
 
 
-def save(path: Path, figures: Sequence[Figure]) -> None:
-    """Write them as JSON, with the machine."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+def save(path: Path, part: str, figures: Sequence[Figure]) -> None:
+    """Write one part of a results file as JSON, with the machine; its other parts stay."""
+    known = json.loads(path.read_text()) if path.exists() else {}
     rows = [{**asdict(figure), "passes": figure.passes} for figure in figures]
-    path.write_text(json.dumps({**describe(), "figures": rows}, indent=1) + "\n")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = {**known, part: {**describe(), "figures": rows}}
+    path.write_text(json.dumps(content, indent=1) + "\n")

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import signal
+
+if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, lambda *_: os._exit(0))
+
 import gc
 import logging
 import resource
-import signal
 import sys
 
 import zmq

@@ -28,17 +28,23 @@ class Accounts:
         self._robots: dict[Hashable, Account] = {}
         self.total = Account()
 
-    def why_not(self, robot: Hashable, size: int) -> str:
-        """Why one more request of `size` bytes is too many; empty if it isn't."""
+    def why_not(self, robot: Hashable, requests: int, size: int) -> str:
+        """Why so many more requests and bytes are too many; empty if they aren't.
+
+        A request that takes the place of another is none more, and its bytes may be fewer.
+        """
         limits, total, own = self._limits, self.total, self._robots.get(robot)
-        if total.requests >= limits.max_requests:
+        if total.requests + requests > limits.max_requests:
             return f"{total.requests} requests are in hand (limits.max_requests)"
         if total.bytes + size > limits.max_total_bytes:
             return f"{total.bytes} bytes are in hand (limits.max_total_bytes)"
         if own is None:
             return ""
-        if own.requests >= limits.max_requests_per_robot:
-            return f"{own.requests} requests of yours are in hand (limits.max_requests_per_robot)"
+        if own.requests + requests > limits.max_requests_per_robot:
+            return (
+                f"{own.requests} requests of yours are in hand (limits.max_requests_per_robot, to"
+                " be raised where several robots share a key or a connection)"
+            )
         if own.bytes + size > limits.max_bytes_per_robot:
             return f"{own.bytes} bytes of yours are in hand (limits.max_bytes_per_robot)"
         return ""

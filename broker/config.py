@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 
 from client.wire import LONGEST_MS
 
+_MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # by unit, as the wire allows
+
 
 @dataclass
 class Limits:
@@ -15,8 +17,8 @@ class Limits:
     max_bytes: int = 16_000_000
     max_requests: int = 10_000
     max_total_bytes: int = 1_000_000_000
-    max_requests_per_robot: int = 64
-    max_bytes_per_robot: int = 128_000_000
+    max_requests_per_robot: int = 2
+    max_bytes_per_robot: int = 32_000_000
     max_workers: int = 1_000
     default_deadline_s: float = 10.0
 
@@ -54,8 +56,12 @@ class BrokerConfig:
             raise ValueError(f"log_level is {self.log_level!r}: debug, info, warning or error")
         for section in ("limits", "timers"):
             for key, value in vars(getattr(self, section)).items():
-                if not 0 < value <= max(LONGEST_MS, 1e12):
-                    raise ValueError(f"{section}.{key} is {value}: a number above 0 is expected")
+                most = _MOST.get(key.rpartition("_")[2], 10**12)
+                if not 0 < value <= most:
+                    raise ValueError(
+                        f"{section}.{key} is {value}: "
+                        f"a number above 0 is expected, {most:g} at most"
+                    )
         for key in ("frontend", "backend"):
             endpoint = getattr(self, key)
             if not endpoint.startswith(("tcp://", "ipc://")):
@@ -72,8 +78,14 @@ class BrokerConfig:
             raise ValueError("keys=... and insecure=true contradict each other: choose one")
         if self.log_format not in ("text", "json"):
             raise ValueError(f"log_format is {self.log_format!r}: text or json")
-        if self.limits.max_bytes_per_robot < self.limits.max_bytes:
-            raise ValueError("limits.max_bytes_per_robot must be at least limits.max_bytes")
+        for key in ("max_bytes_per_robot", "max_total_bytes"):
+            if getattr(self.limits, key) < self.limits.max_bytes:
+                raise ValueError(
+                    f"limits.{key} is {getattr(self.limits, key)}: it must be at least "
+                    f"limits.max_bytes, {self.limits.max_bytes}, or nothing would be taken"
+                )
+        if self.timers.heartbeat_ms < 1.0:
+            raise ValueError(f"timers.heartbeat_ms is {self.timers.heartbeat_ms}: at least 1")
         if self.timers.suspect_ms < 2 * self.timers.heartbeat_ms:
             raise ValueError("timers.suspect_ms must be at least twice timers.heartbeat_ms")
 

@@ -126,12 +126,12 @@ class Core:
         self.log(level, text, request=str(request.id), robot=robot)
         self._refuse(request.envelope, request.header, error)
 
-    def learned(self, policy: str) -> None:
+    def learned(self, now: float) -> None:
         """A name is served for the first time: those that named none may mean it."""
         for request in list(self._waiting.all_for(None)):
             try:
                 self._waiting.remove(request)
-                request.policy = self._resolve(None)
+                request.policy = self._resolve(None, now)
                 self._waiting.add(request)
             except errors.PolicyError as error:
                 self.fail(request, error)
@@ -177,20 +177,28 @@ class Core:
             )
         if self._stopping:
             raise errors.Draining("this broker is stopping: ask another one")
-        policy = self._resolve(header.get("policy"), now)
+        policy = header.get("policy")
+        if policy is None or now >= self._learned_at:
+            policy = self._resolve(policy, now)  # else its workers may not have said hello yet
         left_s = header.get("deadline_ms", limits.default_deadline_s * 1e3) / 1e3
         robot = message.peer or message.sender
-        self._admit(policy, self._accounts.why_not(robot, size), left_s)
         identity = header.get("id")
         if identity is None:
             self._anonymous += 1
             identity = RequestId(message.sender, self._anonymous)
         until = now + left_s
-        return Request(
+        request = Request(
             identity, message.envelope, header, message.payload, size, policy, now, until, robot
         )
+        self._admit(request, left_s)
+        return request
 
-    def _admit(self, policy: str | None, reason: str, left_s: float) -> None:
+    def _admit(self, request: Request, left_s: float) -> None:
+        requests, size, policy = 1, request.size, request.policy
+        older = self._waiting.sessions.get(request.session)
+        if older is not None and older.robot == request.robot:
+            requests, size = 0, size - older.size  # it takes that one's place
+        reason = self._accounts.why_not(request.robot, requests, size)
         ahead = self._waiting.waiting_for(policy)
         wait_s = self._fleet.wait_s(policy, ahead)
         if left_s <= 0.0:
@@ -203,16 +211,16 @@ class Core:
         error.retry_after_s = min(wait_s or _RETRY_MS / 1e3, LONGEST_MS / 1e3)
         raise error
 
-    def _resolve(self, policy: str | None, now: float | None = None) -> str | None:
+    def _resolve(self, policy: str | None, now: float) -> str | None:
         names = self._fleet.pool.by_policy
         if policy in names or (policy is None and not names):
             return policy
         if policy is None:
-            if len(names) == 1:
-                return next(iter(names))
-            raise errors.AmbiguousPolicy(f"name a policy: {', '.join(sorted(names))} are served")
-        if now is not None and now < self._learned_at:
-            return policy  # its workers may not have said hello yet
+            one, *others = self._fleet.pool.names(now)
+            if not others:
+                return one
+            served = ", ".join(sorted([one, *others]))
+            raise errors.AmbiguousPolicy(f"name a policy: {served} are served")
         close = difflib.get_close_matches(policy, names, 1)
         hint = f": did you mean {close[0]!r}?" if close else ""
         served = f"; served are: {', '.join(sorted(names))}" if names else "; nothing is served yet"
@@ -228,7 +236,7 @@ class Core:
 
     def _metadata(self, message: RobotMessage, now: float) -> None:
         try:
-            policy = self._resolve(message.header.get("policy"))
+            policy = self._resolve(message.header.get("policy"), now)
             metadata = self._fleet.metadata.get(policy) if policy is not None else None
             if metadata is None:
                 raise errors.NoWorker("no worker has said yet what it serves: start one")
@@ -289,7 +297,7 @@ class Core:
 
     def _check_deadlines(self, now: float) -> None:
         if now >= self._learned_at:
-            self._refuse_unknown()
+            self._refuse_unknown(now)
         while (deadline := self._deadlines.first_key()) is not None and deadline <= now:
             request = self._deadlines.pop()
             self.fail(request, self._why_late(request), "expire")
@@ -308,11 +316,11 @@ class Core:
         names = self._fleet.pool.by_policy
         return [name for name in self._waiting.queues if name is not None and name not in names]
 
-    def _refuse_unknown(self) -> None:
+    def _refuse_unknown(self, now: float) -> None:
         for policy in self._unheard_of():
             for request in list(self._waiting.all_for(policy)):
                 try:
-                    self._resolve(policy)
+                    self._resolve(policy, now)
                 except errors.PolicyError as error:
                     self.fail(request, error)
 

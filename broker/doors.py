@@ -23,6 +23,7 @@ Socket = zmq.Socket[bytes]
 
 HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut off
 _BACKLOG = 1024
+_KEPT = 16
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 # Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
@@ -44,8 +45,9 @@ def open_frontend(
     """
     # A peer that floods fills its own TCP buffers, not our memory: few messages are taken ahead.
     # With two, libzmq wakes its I/O thread for every message received (measured: 6 switches).
-    # A robot that doesn't read its answers finds no more of them kept than it may have in hand.
-    kept = config.limits.max_requests_per_robot
+    # Answers kept for a robot that doesn't read them. One that sends newer observations faster
+    # than they are computed gets several at once, to say that they were superseded.
+    kept = max(_KEPT, config.limits.max_requests_per_robot)
     return _open(context, config, config.frontend, 15_000, 60_000, 8, kept, FRONTEND, keys)
 
 

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from broker.core import Core
 
 MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
-ASK_AGAIN_S = 0.01
+ASK_AGAIN_S = 0.002
+ASK_ONCE_MORE_S = 0.01  # after that, in case that it was too early
 MAX_NAMES = 1000  # of policies ever served
 
 
@@ -35,6 +36,7 @@ class Fleet:
         self._leases: Agenda[Lease] = Agenda()
         self._beat_at = now
         self._beats = 0  # sent to each worker so far
+        self._is_asking = False  # is the next heartbeat to be followed by one before its time?
         self._paces: dict[str | None, tuple[int, float]] = {}  # see `wait_s`
         self._kinds: dict[str, Callable[[Worker, WorkerMessage, float], None]] = {
             "ready": self._ready,
@@ -69,11 +71,12 @@ class Fleet:
         """Ask workers whose connection may be lost: if it is, that cannot be delivered.
 
         The monitor may speak before the socket itself has heard of the loss, and then this is
-        taken for delivered: so ask again soon, by a heartbeat before its time.
+        taken for delivered: so ask again soon, by heartbeats before their time.
         """
         for worker in workers:
             if worker in self.pool.by_id:
                 self._tell(worker, "who")
+                self._is_asking = True
                 self._beat_at = min(self._beat_at, now + ASK_AGAIN_S)
 
     def lose(self, id: bytes, why: str, now: float) -> None:
@@ -82,7 +85,7 @@ class Fleet:
         if worker is None:
             return
         worker.move("lost")
-        self.pool.remove(worker)
+        self.pool.remove(worker, now)
         level = logging.INFO if worker.policy and not worker.in_hand else logging.WARNING
         requests = ", ".join(str(request) for request, _ in worker.in_hand)
         self._core.log(
@@ -99,7 +102,9 @@ class Fleet:
             self._overrun(self._leases.pop(), now)
         if now < self._beat_at:
             return
-        self._beat_at = now + self._timers.heartbeat_ms / 1e3
+        interval_s = self._timers.heartbeat_ms / 1e3
+        self._beat_at = now + (min(ASK_ONCE_MORE_S, interval_s) if self._is_asking else interval_s)
+        self._is_asking = False
         self._beats += 1
         for worker in self.pool.by_id.values():
             self._tell(worker.id, "heartbeat", n=self._beats)
@@ -171,7 +176,7 @@ class Fleet:
         self.metadata[policy] = payload
         self._core.log(logging.INFO, f"worker {_name(worker)} said hello")
         if first:
-            self._core.learned(policy)
+            self._core.learned(now)
         return worker
 
     def _identify(self, worker: Worker, message: WorkerMessage) -> None:

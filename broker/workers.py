@@ -12,6 +12,7 @@ from broker.states import WORKER_MOVES, WorkerState, move
 from client.wire import RequestId
 
 _RECENT = 64  # inferences whose times predict the next one
+FORGOTTEN_S = 60.0  # a restart does not take so long: whoever is gone for longer was taken away
 _SMOOTHING = 0.2  # weight of the newest in the running mean
 
 
@@ -103,6 +104,7 @@ class Pool:
     by_id: dict[bytes, Worker] = field(default_factory=dict)
     by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for ever
     free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
+    left_at: dict[str, float] = field(default_factory=dict)  # when a policy last lost a worker
 
     def add(self, worker: Worker) -> None:
         """Take a worker in."""
@@ -110,10 +112,23 @@ class Pool:
         self.by_policy.setdefault(worker.policy, {})[worker.id] = worker
         worker.free = self.free.setdefault(worker.policy, {})
 
-    def remove(self, worker: Worker) -> None:
+    def remove(self, worker: Worker, now: float) -> None:
         """Take a worker out; its policy's name stays known."""
         del self.by_id[worker.id]
         del self.by_policy[worker.policy][worker.id]
+        self.left_at[worker.policy] = now
+
+    def names(self, now: float) -> list[str]:
+        """The policies that one who names none may mean: served now, or a moment ago.
+
+        All that were ever served, if none of them is any more.
+        """
+        recent = [
+            policy
+            for policy, workers in self.by_policy.items()
+            if workers or now - self.left_at[policy] < FORGOTTEN_S
+        ]
+        return recent or list(self.by_policy)
 
     def serving(self, policy: str | None) -> list[Worker]:
         """The workers of a policy, in any state but GONE."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
 import os
@@ -34,6 +35,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_PORT = 8000
 LONGEST_S = LONGEST_MS / 1e3
 _WAITING_NOTICE_S = 5.0
+_LIMITS_S = 1.0  # to ask a broker once more what it takes
 
 Observation = Dict[str, Any]
 _Body = List[Union[bytes, memoryview]]
@@ -189,7 +191,7 @@ class ZmqPolicyClient:
         """
         until = time.monotonic() + (timeout_s or self._timeout_s)
         _, frames = self._exchange("ping", [], until)
-        return decode_body(frames)
+        return self._learn(frames)
 
     def status(self) -> dict[str, Any]:
         """Ask the broker for its workers, robots, queues, latencies and counters.
@@ -219,18 +221,14 @@ class ZmqPolicyClient:
         while True:
             # In slices, so that someone who mistyped the host reads why nothing happens.
             try:
-                info = self.ping(min(_WAITING_NOTICE_S, until - time.monotonic()))
+                return self.ping(min(_WAITING_NOTICE_S, until - time.monotonic()))
             except (ConnectionError, errors.DeadlineExceeded) as error:
                 if time.monotonic() >= until:
                     raise
                 logger.warning("still waiting: %s", error)
-            else:
-                self._max_bytes = info.get("max_bytes")
-                return info
 
     def _exchange(self, kind: str, body: _Body, until: float) -> tuple[Header, list[zmq.Frame]]:
         """Send one request and return its answer's header, and body with buffers."""
-        self._check_size(body)
         if os.getpid() != self._pid:
             raise errors.ClientClosed("this client was made in another process: make one here")
         if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
@@ -238,12 +236,12 @@ class ZmqPolicyClient:
         try:
             if self._closed:
                 raise errors.ClientClosed("this client is closed: make a new one")
-            header = {
-                **self._fields,
-                "kind": kind,
-                "id": RequestId(self._uuid, next(self._sequence)),
-            }
-            reply, frames = self._answer(header, body, until)
+            if self._is_too_large(body):
+                # Or was: a broker that was started again may take more.
+                with contextlib.suppress(errors.PolicyError):
+                    self._ask_limits(min(until, time.monotonic() + _LIMITS_S))
+                self._check_size(body)
+            reply, frames = self._answer(self._header(kind), body, until)
         except BaseException:
             # Given up or interrupted: whatever still comes must not find this socket.
             self._connection.drop()
@@ -256,39 +254,68 @@ class ZmqPolicyClient:
             )
         return reply, frames
 
+    def _header(self, kind: str) -> Header:
+        id = RequestId(self._uuid, next(self._sequence))
+        return {**self._fields, "kind": kind, "id": id}
+
     def _answer(self, header: Header, body: _Body, until: float) -> tuple[Header, list[zmq.Frame]]:
+        """Ask until there is an answer: the same id again, whenever the connection was lost."""
         pause_s = 0.0
         while True:
-            left_ms = (until - time.monotonic()) * 1e3
-            if left_ms <= 0:
-                raise errors.DeadlineExceeded(f"no answer from {self._connection.endpoint} in time")
-            # The broker gives up a little before we do, so that its reason arrives in time.
-            header["deadline_ms"] = left_ms - min(100.0, 0.1 * left_ms)
-            if not self._connection.send([encode_header(header), *body], until):
-                raise self._connection.failure()
-            frames = self._connection.receive(until)
-            if frames is not None:
-                reply = decode_header(frames[0], TO_CLIENT)
-                # An error about a header that could not be read has no id to carry.
-                answered = reply.get("id")
-                if answered == header["id"] or (answered is None and reply["kind"] == "error"):
-                    return reply, frames[1:]
-                logger.warning("dropped an answer to another request")
-            # Time is up, or the connection was lost: then the same id again over a new one.
-            self._connection.drop()
+            answer = self._ask(header, body, until)
+            if answer is not None:
+                return answer
             # A peer that hangs up on every question is not asked as fast as it can be.
             time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
             pause_s = min(2 * pause_s or 0.01, 1.0)
+            if body:
+                # It may be another broker now, with other limits; and what is far above them a
+                # broker hangs up on without a word.
+                self._ask_limits(until)
+                self._check_size(body)
+
+    def _ask(
+        self, header: Header, body: _Body, until: float
+    ) -> tuple[Header, list[zmq.Frame]] | None:
+        """Ask once; None if the connection was lost, or time is up."""
+        left_ms = (until - time.monotonic()) * 1e3
+        if left_ms <= 0:
+            raise errors.DeadlineExceeded(f"no answer from {self._connection.endpoint} in time")
+        # The broker gives up a little before we do, so that its reason arrives in time.
+        header["deadline_ms"] = left_ms - min(100.0, 0.1 * left_ms)
+        if not self._connection.send([encode_header(header), *body], until):
+            raise self._connection.failure()
+        frames = self._connection.receive(until)
+        if frames is not None:
+            reply = decode_header(frames[0], TO_CLIENT)
+            # An error about a header that could not be read has no id to carry.
+            answered = reply.get("id")
+            if answered == header["id"] or (answered is None and reply["kind"] == "error"):
+                return reply, frames[1:]
+            logger.warning("dropped an answer to another request")
+        self._connection.drop()
+        return None
+
+    def _ask_limits(self, until: float) -> None:
+        """Learn what the broker takes, if it says so before it is gone again."""
+        answer = self._ask(self._header("ping"), [], until)
+        if answer is not None and answer[0]["kind"] == "pong":
+            self._learn(answer[1])
+
+    def _learn(self, frames: list[zmq.Frame]) -> dict[str, Any]:
+        info = decode_body(frames)
+        self._max_bytes = info.get("max_bytes")
+        return info
+
+    def _is_too_large(self, body: _Body) -> bool:
+        return self._max_bytes is not None and sum(map(len, body)) > self._max_bytes
 
     def _check_size(self, body: _Body) -> None:
-        if self._max_bytes is None:
-            return
-        size = sum(len(frame) for frame in body)
-        if size > self._max_bytes:
+        if self._is_too_large(body):
             raise errors.MessageTooLarge(
-                f"the observation has {size} bytes, the broker takes {self._max_bytes}: send "
-                "uint8 images resized with image_tools.resize_with_pad, or raise the broker's "
-                "limits.max_bytes"
+                f"the observation has {sum(map(len, body))} bytes, the broker takes "
+                f"{self._max_bytes}: send uint8 images resized with image_tools.resize_with_pad, "
+                "or raise the broker's limits.max_bytes"
             )
 
 

@@ -8,10 +8,13 @@ compose API is used, so nothing is written and nothing configured. Every mistake
 from __future__ import annotations
 
 import difflib
+import re
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from types import NoneType, UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
@@ -40,28 +43,46 @@ def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema
     for override in overrides:
         if override.lstrip("+~").startswith("hydra."):  # it would be taken, and change nothing
             raise ConfigError(f"unknown key {override!r}: Hydra's own settings are not used here")
+        _check_choice(name, override)
     words = [word for override in overrides for word in _as_hydra_has_it(override)]
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         try:
             composed = hydra_compose(name, words)
-        except (HydraException, OmegaConfBaseException, ValueError) as error:
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(name, overrides, error)) from error
     return _typed(composed, schema)
 
 
 def usage(name: str) -> str:
     """The keys and their comments, as `--help` shows them."""
-    groups = [
-        f"  {group.name}={{{','.join(sorted(file.stem for file in group.glob('*.yaml')))}}}"
-        for group in sorted(FOLDER.iterdir())
-        if (group / "").is_dir() and f"- {group.name}:" in _text(name)
-    ]
+    groups = [f"  {group}={{{','.join(_choices(group))}}}" for group in _groups(name)]
     chosen = ["", "Groups:", *groups] if groups else []
     return "\n".join([_text(name).rstrip(), *chosen])
 
 
 def _text(name: str) -> str:
     return (FOLDER / f"{name}.yaml").read_text()
+
+
+def _groups(name: str) -> list[str]:
+    """The folders out of which `conf/<name>.yaml` chooses."""
+    return sorted(re.findall(r"^  - (?:optional )?(\w+): ", _text(name), re.MULTILINE))
+
+
+def _choices(group: str) -> list[str]:
+    return sorted(file.stem for file in (FOLDER / group).glob("*.yaml"))
+
+
+def _check_choice(name: str, override: str) -> None:
+    """Refuse a choice that a group hasn't; where none is needed Hydra would not mind."""
+    group, _, value = override.lstrip("+").partition("=")
+    if group not in _groups(name) or (group == "policy" and value.startswith("{")):
+        return
+    choices = _choices(group)
+    if value.strip("'\"") not in choices:
+        raise ConfigError(
+            f"{group}={value} is not one of {', '.join(choices)}{_nearest(value, choices)}"
+        )
 
 
 def _as_hydra_has_it(override: str) -> list[str]:
@@ -75,6 +96,7 @@ def _as_hydra_has_it(override: str) -> list[str]:
 
 
 def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
+    _check_sections(OmegaConf.to_container(composed, resolve=False), schema)
     try:
         merged = OmegaConf.merge(OmegaConf.structured(schema), composed)
         built = OmegaConf.to_object(merged)
@@ -93,6 +115,25 @@ def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
     return built
 
 
+def _check_sections(tree: Any, schema: type[Any], path: str = "") -> None:
+    """Refuse a single value where a section or a list belongs: OmegaConf would not say where."""
+    for key, hint in get_type_hints(schema).items():
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        here, value = f"{path}{key}", tree.get(key, "???")
+        if value == "???" or (value is None and NoneType in kinds):
+            continue  # to be missed, if it must not be
+        if get_origin(kinds[0]) is list and not isinstance(value, list):
+            raise ConfigError(f"{here} is {value!r}: a list is expected, such as [1, 2]")
+        if is_dataclass(kinds[0]) and isinstance(kinds[0], type):
+            if not isinstance(value, dict):
+                keys = [field.name for field in fields(kinds[0])]
+                raise ConfigError(
+                    f"{here} is {value!r}: it has keys of its own, to be set one by one as in "
+                    f"{here}.{keys[0]}=...; they are {', '.join(keys)}"
+                )
+            _check_sections(value, kinds[0], f"{here}.")
+
+
 def _explain_value(schema: type[Any], error: OmegaConfBaseException) -> str:
     key, first = error.full_key or error.key, str(error).splitlines()[0]
     known = _keys(OmegaConf.structured(schema))
@@ -102,16 +143,11 @@ def _explain_value(schema: type[Any], error: OmegaConfBaseException) -> str:
 
 
 def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
-    """Hydra's own words, or better ones where a key or a group's choice is unknown."""
-    with_groups = {group.name for group in FOLDER.iterdir() if group.is_dir()}
-    known = _keys(hydra_compose(name)) | with_groups
+    """Hydra's own words, or better ones where a key is unknown."""
+    known = _keys(hydra_compose(name)) | set(_groups(name))
     for override in overrides:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in with_groups:
-            choices = sorted(file.stem for file in (FOLDER / key).glob("*.yaml"))
-            if value.strip("'\"") not in choices and not value.startswith("{"):
-                return f"{key}={value} is not one of {', '.join(choices)}{_nearest(value, choices)}"
-        elif key not in known and not key.startswith("policy."):
+        key = override.lstrip("+~").partition("=")[0]
+        if key not in known and not key.startswith("policy."):
             return _unknown(key, known)
     return " ".join(str(error).split())
 

@@ -20,6 +20,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from benchmarks.machine import describe
 from client import ZmqPolicyClient
 from scripts.deployment import Deployment, await_ready
 from scripts.link import Network
@@ -197,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 1
     _show(console, report)
-    result: dict[str, Any] = {**asdict(report), "clean": report.is_clean}
+    result: dict[str, Any] = {**describe(), **asdict(report), "clean": report.is_clean}
     options.result.parent.mkdir(parents=True, exist_ok=True)
     options.result.write_text(json.dumps(result, indent=1) + "\n")
     return 0 if report.is_clean else 1

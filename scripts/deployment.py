@@ -69,14 +69,13 @@ class Deployment:
         workers: int,
         settings: Sequence[str],
         *,
-        broker: Sequence[str] = (),
         network: Network | None = None,
         robot_links: int = 0,
     ) -> None:
-        """Start them all; `settings` are every worker's and `broker` the broker's own."""
+        """Start them all; `settings` are every worker's."""
         self.port, self.back = free_ports(2)
         ends = [f"{end}=tcp://127.0.0.1:{port}" for end, port in self._ends()]
-        self.broker = Place(processes, "broker", "broker", *ends, *broker)
+        self.broker = Place(processes, "broker", "broker", *ends)
         self.robot_links: list[Link] = []
         self.worker_links: list[Link] = []
         if network is not None:

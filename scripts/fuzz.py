@@ -22,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from benchmarks.machine import describe
 from tests.fuzz.saved import CORPUS
 
 RESULT = Path("benchmarks/results/fuzz.json")
@@ -61,7 +62,13 @@ def fuzz(target: str, minutes: float, progress: Progress) -> dict[str, Any]:
             child.wait()
     crashes = sorted(str(path) for path in set(_crashes(folder)) - crashes_before)
     spent = round(time.monotonic() - started)
-    return {**_read(log), "seconds": spent, "crashes": crashes, "exit_code": child.returncode}
+    return {
+        **describe(),
+        **_read(log),
+        "seconds": spent,
+        "crashes": crashes,
+        "exit_code": child.returncode,
+    }
 
 
 def save(target: str) -> int:

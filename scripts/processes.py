@@ -14,10 +14,12 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
+from types import FrameType, TracebackType
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 3.0
@@ -53,6 +55,34 @@ def die_with(parent: int) -> Callable[[], None]:
             os._exit(1)
 
     return ask_kernel
+
+
+@contextmanager
+def signals_wait() -> Iterator[None]:
+    """Signals that come inside are handled on leaving: to be used around a fork.
+
+    What their handlers raise in Python's at-fork hooks would be printed and lost. Their being
+    blocked would not do: another thread may take them, and the child would inherit it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # handlers run in the main thread only
+        return
+    came: list[tuple[int, FrameType | None]] = []
+    # The one that a person sends is given back last, when all others are in place again.
+    numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
+    for number in numbers:
+        if callable(handler := signal.getsignal(number)):  # not ignored, nor left to the kernel
+            handlers[number] = handler
+    try:
+        for number in reversed(handlers):
+            signal.signal(number, lambda *given: came.append(given))
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for number, frame in came:
+            handlers[number](number, frame)
 
 
 class Process:
@@ -144,8 +174,10 @@ class Processes:
 
     def start(self, name: str, module: str, *arguments: str) -> Process:
         """Start `python -m module arguments...`, logging to `NAME.log`."""
-        process = Process(name, module, arguments, self._logs / f"{name.replace(' ', '-')}.log")
-        self._started.append(process)
+        log = self._logs / f"{name.replace(' ', '-')}.log"
+        with signals_wait():
+            process = Process(name, module, arguments, log)
+            self._started.append(process)
         return process
 
     def stop(self) -> None:

@@ -1,6 +1,6 @@
 """Plays seeded simulations of the broker, and makes a test of the first that goes wrong.
 
-    python -m scripts.simulate --seeds 100000
+    python -m scripts.simulate --seeds 100000 --result benchmarks/results/simulation.json
 
 Exit codes: 0 nothing went wrong, 1 an invariant was violated, 130 interrupted.
 """
@@ -8,15 +8,23 @@ Exit codes: 0 nothing went wrong, 1 an invariant was violated, 130 interrupted.
 from __future__ import annotations
 
 import argparse
+import json
+import multiprocessing
+import os
+import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from benchmarks.machine import describe
+from scripts.processes import die_with, signals_wait
 from tests.simulation.generator import generate
 from tests.simulation.schedule import Schedule
 from tests.simulation.shrink import as_test, failure, last_words, shrink
@@ -25,7 +33,7 @@ from tests.simulation.world import Outcome, World
 
 CLEAN, VIOLATED, INTERRUPTED = 0, 1, 130
 
-_NOTED_EVERY_S = 0.2
+_BATCH = 20  # seeds that a process plays at a time, in a third of a second
 _SHOWN = 15  # last events
 
 
@@ -48,36 +56,70 @@ class Tally:
         self._simulated_s += outcome.simulated_s
         self._over_slots += outcome.over_slots
 
+    def figures(self) -> dict[str, Any]:
+        """All of it, for a results file."""
+        seconds = time.monotonic() - self._began
+        return {
+            "seeds": self.seeds,
+            "seconds": round(seconds, 1),
+            "seeds_a_second": round(self.seeds / seconds, 1),
+            "events": self._events,
+            "simulated_s": round(self._simulated_s),
+            "over_slots": self._over_slots,
+            "answers": dict(self._words.most_common()),
+        }
+
     def table(self) -> Table:
         """All of it, for a terminal."""
-        took_s = time.monotonic() - self._began
+        figures = self.figures()
         result = Table("what", "count", show_header=False, box=None)
-        for word, count in sorted(self._words.items(), key=lambda item: -item[1]):
+        for word, count in figures["answers"].items():
             result.add_row(word, f"{count:,}")
-        result.add_row("events of the core", f"{self._events:,}")
-        result.add_row("seconds simulated", f"{self._simulated_s:,.0f}")
-        result.add_row("workers over their slots after a re-registration", f"{self._over_slots:,}")
-        result.add_row("seconds taken", f"{took_s:,.1f}")
+        result.add_row("events of the core", f"{figures['events']:,}")
+        result.add_row("seconds simulated", f"{figures['simulated_s']:,}")
+        result.add_row(
+            "workers over their slots after a re-registration", f"{figures['over_slots']:,}"
+        )
+        result.add_row("seconds taken", f"{figures['seconds']:,}")
+        result.add_row("seeds a second", f"{figures['seeds_a_second']:,}")
         return result
 
 
-def play(start: int, seeds: int, tally: Tally, console: Console) -> Schedule | None:
-    """Play seeds one after another; returns the first schedule that fails."""
+def play(seeds: range, jobs: int, tally: Tally, console: Console) -> Schedule | None:
+    """Play seeds in several processes; returns the schedule of the first that fails."""
     columns = (TextColumn("seed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console) as progress:
-        task = progress.add_task("", total=seeds)
-        noted = time.monotonic()
-        for seed in range(start, start + seeds):
-            schedule = generate(seed)
-            try:
-                tally.add(World(schedule).play())
-            except Violation:
-                return schedule
-            if time.monotonic() - noted > _NOTED_EVERY_S:
-                noted = time.monotonic()
-                progress.update(task, completed=tally.seeds)
-        progress.update(task, completed=seeds)
+    batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
+    # Forked: what a test has planted in the core is planted in them too.
+    context = multiprocessing.get_context("fork")
+    with signals_wait():
+        processes = context.Pool(min(jobs, len(batches)), _begin, [os.getpid()])
+    # Leaving the context kills them at once, whatever they are at.
+    with processes as pool, Progress(*columns, console=console) as progress:
+        task = progress.add_task("", total=len(seeds))
+        for outcomes, failed in pool.imap(_play, batches):
+            for outcome in outcomes:
+                tally.add(outcome)
+            if failed is not None:
+                return generate(failed)
+            progress.update(task, completed=tally.seeds)
     return None
+
+
+def _begin(parent: int) -> None:
+    """In a new process: Ctrl-C is the parent's affair, and so is our end."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    die_with(parent)()
+
+
+def _play(seeds: range) -> tuple[list[Outcome], int | None]:
+    """What the seeds before the first failing one did, and which that is."""
+    outcomes = []
+    for seed in seeds:
+        try:
+            outcomes.append(World(generate(seed)).play())
+        except Violation:
+            return outcomes, seed
+    return outcomes, None
 
 
 def explain(schedule: Schedule, console: Console) -> None:
@@ -96,17 +138,28 @@ def explain(schedule: Schedule, console: Console) -> None:
     print(as_test(shrunk))
 
 
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    cores = len(os.sched_getaffinity(0))
+    parser = argparse.ArgumentParser(
+        prog="python -m scripts.simulate", description=__doc__.partition("\n")[0]
+    )
+    parser.add_argument("--seeds", type=int, default=2_000, help="how many to play (2000)")
+    parser.add_argument("--start", type=int, default=0, help="the first one (0)")
+    parser.add_argument("--jobs", type=int, default=cores, help=f"processes (all cores: {cores})")
+    parser.add_argument("--result", type=Path, help="JSON file for the figures of a clean run")
+    options = parser.parse_args(arguments)
+    if options.seeds < 1 or options.start < 0 or options.jobs < 1:
+        parser.error("--seeds and --jobs must be at least 1 and --start at least 0")
+    return options
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Play, report, and return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--seeds", type=int, default=2_000, help="how many to play")
-    parser.add_argument("--start", type=int, default=0, help="the first one")
-    options = parser.parse_args(arguments)
-    if options.seeds < 1 or options.start < 0:
-        parser.error("--seeds must be at least 1 and --start at least 0")
+    options = _parse(arguments)
     console, tally = Console(), Tally()
+    seeds = range(options.start, options.start + options.seeds)
     try:
-        failed = play(options.start, options.seeds, tally, console)
+        failed = play(seeds, options.jobs, tally, console)
         if failed is not None:
             explain(failed, console)
     except KeyboardInterrupt:
@@ -116,7 +169,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if failed is not None:
         return VIOLATED
     console.print(f"{tally.seeds:,} seeds are clean", style="green")
+    if options.result is not None:
+        _save(options.result, options, tally)
     return CLEAN
+
+
+def _save(path: Path, options: argparse.Namespace, tally: Tally) -> None:
+    content = {**describe(), "first_seed": options.start, "jobs": options.jobs, **tally.figures()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=1) + "\n")
 
 
 if __name__ == "__main__":

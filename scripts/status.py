@@ -98,8 +98,15 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="its frontend's (8000)")
     parser.add_argument("--key", metavar="FILE", help="an operator's, where the broker asks for it")
     parser.add_argument("--json", action="store_true", help="for programs: one object a line")
-    parser.add_argument("--watch", action="store_true", help="again every second, until Ctrl-C")
-    return parser.parse_args(arguments)
+    parser.add_argument(
+        "--watch",
+        action=argparse.BooleanOptionalAction,
+        help="again every second, until Ctrl-C (so it does where a terminal shows it)",
+    )
+    options = parser.parse_args(arguments)
+    if options.watch is None:
+        options.watch = sys.stdout.isatty() and not options.json
+    return options
 
 
 def _show(client: ZmqPolicyClient, options: argparse.Namespace) -> None:

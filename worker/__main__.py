@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import signal
+
+if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
+    for _number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(_number, lambda *_: os._exit(0))
+
+import logging
 import sys
 
 import zmq

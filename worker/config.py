@@ -10,7 +10,11 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from client.wire import MAX_SLOTS
 from worker.errors import ConfigError
+
+LONGEST_WAIT_S = 10.0
+"""For a batch to fill: by then most robots have given up."""
 
 IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
@@ -86,7 +90,8 @@ class EnvConfig:
                 f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
                 " a robot of your own (docs/robots.md)"
             )
-        _at_least("env", self, 0.001, "control_hz")
+        _at_least("env.", self, 0.001, "control_hz")
+        _at_least("env.", self, 1, "action_dim")
 
 
 @dataclass
@@ -102,7 +107,7 @@ class ExpertConfig:
 
     def __post_init__(self) -> None:
         """Refuse dimensions that can't be built."""
-        _at_least("model.vlm and model.expert", self, 1, *vars(self))
+        _at_least("model.vlm/expert.", self, 1, *vars(self))
         if self.num_heads % self.num_kv_heads or self.head_dim % 2 or self.width % 2:
             raise ConfigError(
                 "model.vlm and model.expert: num_heads must be a multiple of num_kv_heads,"
@@ -122,7 +127,7 @@ class VisionConfig:
 
     def __post_init__(self) -> None:
         """Refuse dimensions that can't be built."""
-        _at_least("model.vision", self, 1, *vars(self))
+        _at_least("model.vision.", self, 1, *vars(self))
         if self.width % self.num_heads or IMAGE_SIZE % self.patch_size:
             raise ConfigError(
                 "model.vision: width must be a multiple of num_heads, and patch_size divide"
@@ -154,7 +159,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         """Refuse two experts that can't share their attention, and empty chunks."""
-        _at_least("model", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
+        _at_least("model.", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
         if self.architecture is Architecture.pi0_fast:
             if self.expert is not None or not self.discrete_state_input:
                 raise ConfigError(
@@ -191,10 +196,15 @@ class RuntimeConfig:
 
     def __post_init__(self) -> None:
         """Refuse a worker that could never take a request."""
-        _at_least("runtime", self, 1, "slots", "prompt_buckets")
-        _at_least("runtime", self, 0, "batch_wait_s")
+        _at_least("runtime.", self, 1, "slots", "prompt_buckets")
+        _at_least("runtime.", self, 0, "batch_wait_s")
+        if self.slots > MAX_SLOTS or self.batch_wait_s > LONGEST_WAIT_S:
+            raise ConfigError(
+                f"runtime.slots may be {MAX_SLOTS} at most and runtime.batch_wait_s"
+                f" {LONGEST_WAIT_S:g}, got {self.slots} and {self.batch_wait_s:g}"
+            )
         if self.threads is not None:
-            _at_least("runtime", self, 1, "threads")
+            _at_least("runtime.", self, 1, "threads")
         if self.compile and self.graphs is False:
             raise ConfigError(
                 "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"
@@ -212,7 +222,7 @@ class DownloadConfig:
 
     def __post_init__(self) -> None:
         """Refuse a download that could never begin."""
-        _at_least("download", self, 1, "connections")
+        _at_least("download.", self, 1, "connections")
 
 
 @dataclass
@@ -239,8 +249,8 @@ class WorkerConfig:
 
     def __post_init__(self) -> None:
         """Refuse a flow without steps and a seed that numpy can't take."""
-        _at_least("worker", self, 1, "num_steps")
-        _at_least("worker", self, 0, "seed")
+        _at_least("", self, 1, "num_steps")
+        _at_least("", self, 0, "seed")
         if not self.name:
             raise ConfigError("name= must not be empty: it is what robots ask for")
 
@@ -249,4 +259,4 @@ def _at_least(where: str, config: object, least: float, *keys: str) -> None:
     for key in keys:
         value = getattr(config, key)
         if not value >= least:
-            raise ConfigError(f"{where}: {key} must be at least {least}, got {value}")
+            raise ConfigError(f"{where}{key} must be at least {least}, got {value}")

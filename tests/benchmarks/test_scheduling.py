@@ -14,7 +14,8 @@ from benchmarks.scheduling import Fleet, Row
 def test_every_robot_is_answered_in_turn() -> None:
     fleet = Fleet(robots=20, workers=3)
     before_s = fleet.spent_s
-    cost_us = fleet.run(200)
+    cost_us, beats_us = fleet.run(200)
+    assert 0 < beats_us < cost_us
     assert fleet.answered >= 200
     assert cost_us == pytest.approx((fleet.spent_s - before_s) / 200 * 1e6)
     # 200 answers of 20 robots, and nobody waits for more than a round.
@@ -30,5 +31,6 @@ def test_results_are_saved_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     combinations = [(row.robots, row.workers) for row in rows]
     assert combinations == [(r, w) for w in scheduling.WORKERS for r in scheduling.ROBOTS]
     assert all(row.fastest_us <= row.median_us <= row.slowest_us for row in rows)
+    assert all(0 <= row.heartbeats_us < row.slowest_us for row in rows)
     assert (tmp_path / "scheduling.png").read_bytes().startswith(b"\x89PNG")
     assert "1000 robots, 100 workers" in capsys.readouterr().out

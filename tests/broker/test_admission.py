@@ -46,6 +46,44 @@ def test_too_many_bytes_in_all() -> None:
     assert story.outcome(story.ask("c", size=1)) == "overloaded"
 
 
+def test_one_robot_has_its_share_and_others_theirs() -> None:
+    story = story_with(max_requests_per_robot=2)
+    for number in range(3):
+        story.join(f"w{number}")
+    asks = [story.ask("flood", session=f"{number}") for number in range(3)]
+    assert [story.outcome(ask) for ask in asks] == ["waiting", "waiting", "overloaded"]
+    assert "limits.max_requests_per_robot" in story.message(asks[2])
+    assert story.retry_after_s(asks[2]) > 0
+    story.ask("arm")  # and there is a worker left for it
+    assert {header["id"].client.rstrip() for _, header in story.given} == {b"flood", b"arm"}
+
+
+def test_by_default_a_flooding_robot_has_two_requests_in_hand(story: Scenario) -> None:
+    for number in range(10):
+        story.ask("flood", session=f"{number}")
+    assert story.core.in_hand == 2
+
+
+def test_a_newer_observation_takes_the_olders_place_at_the_limit() -> None:
+    story = story_with(max_requests_per_robot=2, max_bytes_per_robot=200, max_bytes=100)
+    story.join("w1")
+    computed, waits, newer = (story.ask("arm", size=100) for _ in range(3))
+    assert [story.outcome(ask) for ask in (computed, waits)] == ["waiting", "superseded"]
+    assert story.outcome(newer) == "waiting"
+    assert story.outcome(story.ask("arm", session="another")) == "overloaded"
+    story.finish("w1")
+    story.finish("w1")
+    assert story.outcome(newer) == "result"
+    assert story.core.in_hand == 0
+
+
+def test_what_another_robot_has_waiting_gives_no_room() -> None:
+    story = story_with(max_requests=1)
+    first = story.ask("arm")
+    refused = story.ask("other")
+    assert [story.outcome(ask) for ask in (first, refused)] == ["waiting", "overloaded"]
+
+
 def test_too_many_bytes_in_one() -> None:
     story = story_with(max_bytes=1000)
     refused = story.ask("a", size=1001)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from broker.core import LEARNING_S
+from broker.workers import FORGOTTEN_S
 from tests.broker.scenario import Scenario
 
 
@@ -85,6 +86,48 @@ def test_no_name_is_ambiguous_where_two_are_served(story: Scenario) -> None:
     ask = story.ask("arm")
     assert story.outcome(ask) == "ambiguous_policy"
     assert "aloha, droid are served" in story.message(ask)
+
+
+def test_a_name_that_lost_its_workers_a_minute_ago_is_no_longer_meant(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    story.join("w2", "droid")
+    story.die("w1")
+    story.after(FORGOTTEN_S - 0.1)  # a worker that crashed would be back by now
+    assert story.outcome(story.ask("arm")) == "ambiguous_policy"
+    story.after(0.2)
+    ask = story.ask("arm")
+    story.finish("w2")
+    assert story.outcome(ask) == "result"
+    assert story.request("arm", "metadata")["kind"] == "result"
+    # But whoever names it is not told that it never was.
+    assert story.outcome(story.ask("other", policy="aloha", deadline_s=1.0)) == "waiting"
+
+
+def test_a_name_that_is_served_again_makes_no_name_ambiguous_again(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    story.join("w2", "droid")
+    story.die("w1")
+    story.after(FORGOTTEN_S + 0.1)
+    story.hello("w3", "aloha")
+    assert story.outcome(story.ask("arm")) == "ambiguous_policy"
+
+
+@pytest.mark.parametrize(("names", "outcome"), [(1, "waiting"), (2, "ambiguous_policy")])
+def test_no_name_where_nobody_is_left(story: Scenario, names: int, outcome: str) -> None:
+    for number in range(names):
+        story.join(f"w{number}", f"policy {number}")
+        story.die(f"w{number}")
+    story.after(FORGOTTEN_S + 0.1)
+    assert story.outcome(story.ask("arm")) == outcome
+
+
+def test_one_of_several_workers_that_leaves_changes_nothing(story: Scenario) -> None:
+    story.join("w1", "aloha")
+    story.join("w2", "aloha")
+    story.join("w3", "droid")
+    story.die("w1")
+    story.after(FORGOTTEN_S + 0.1)
+    assert story.outcome(story.ask("arm")) == "ambiguous_policy"
 
 
 def test_no_name_waits_for_the_first_to_be_served(story: Scenario) -> None:

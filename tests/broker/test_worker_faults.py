@@ -36,6 +36,24 @@ def test_a_lost_connection_is_only_a_hint(story: Scenario) -> None:
     given_to(story, "w1")
 
 
+@pytest.mark.parametrize(("socket_hears_s", "by_s"), [(0.001, 0.003), (0.008, 0.013)])
+def test_a_death_that_the_monitor_told_before_the_socket_is_soon_proven(
+    story: Scenario, socket_hears_s: float, by_s: float
+) -> None:
+    story.join("w1")
+    ask = given_to(story, "w1")
+    story.join("w2")
+    story.after(0.05)
+    story.tell(ConnectionLost((b"w1",)))  # the question still finds a way out
+    story.after(socket_hears_s)
+    story.gone.add("w1")
+    story.after(by_s - socket_hears_s)
+    assert story.work("w2") == [ask.id]
+    wakes = story.wakes
+    story.after(1.0)  # and from then on there are no more heartbeats than ever
+    assert story.wakes - wakes <= 12
+
+
 def test_an_idle_worker_that_died_is_never_given_work(story: Scenario) -> None:
     story.join("w1")
     story.join("w2")

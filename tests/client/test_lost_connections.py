@@ -153,6 +153,30 @@ def test_a_broker_that_restarts_between_requests() -> None:
     broker.close()
 
 
+def test_a_broker_that_comes_back_with_smaller_limits_is_not_sent_what_it_cannot_take() -> None:
+    first = ScriptedBroker(silence)
+    with connect(first.port) as client:
+        call = Call(client, {"image": np.zeros(5000, np.uint8)})
+        wait_for_requests(first, 1)
+        first.close()
+        with ScriptedBroker(port=first.port, max_bytes=1000) as second:
+            call.join(WAIT_S)
+            assert isinstance(call.error, errors.MessageTooLarge)
+            assert "the broker takes 1000" in str(call.error)
+            assert second.requests == []
+            assert client.infer({"tag": "small"})["tag"] == "small"
+        with ScriptedBroker(port=first.port, max_bytes=10_000):
+            large = {"tag": "large", "image": np.zeros(5000, np.uint8)}
+            assert client.infer(large)["tag"] == "large"
+
+
+def test_too_large_for_a_broker_that_is_gone_is_told_at_once() -> None:
+    with ScriptedBroker(max_bytes=1000) as broker:
+        client = connect(broker.port)
+    with client, pytest.raises(errors.MessageTooLarge):
+        client.infer({"image": np.zeros(5000, np.uint8)})
+
+
 def test_a_connection_lost_in_the_middle_of_a_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """A REQ socket would go on with the second half, and wait for ever for an answer to it."""
     first = ScriptedBroker()

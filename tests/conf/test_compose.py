@@ -56,7 +56,16 @@ def test_an_address_with_brackets_needs_quotes() -> None:
         ("timers.heartbeat_ms=nan", "timers.heartbeat_ms is nan"),
         ("timers.heartbeat_ms=inf", "timers.heartbeat_ms is inf"),
         ("timers.suspect_ms=100", "timers.suspect_ms must be at least twice"),
-        ("limits=5", "int is not a subclass of Limits"),
+        ("limits=5", r"limits is 5: .* set one by one as in limits.max_bytes=\.\.\.; they are "),
+        ("limits=[1]", "limits"),
+        ("limits=null", "limits is None: .*limits.max_bytes="),
+        ("timers=fast", "timers is 'fast': .*timers.heartbeat_ms="),
+        ("limits.max_bytes={a: 1}", "limits.max_bytes: .*Integer"),
+        ("limits.default_deadline_s=1e9", "limits.default_deadline_s is .* 86400 at most"),
+        ("timers.drain_ms=1e9", "timers.drain_ms is .* 8.64e.07 at most"),
+        ("timers.heartbeat_ms=0.5", "timers.heartbeat_ms is 0.5: at least 1"),
+        ("limits.max_total_bytes=10", "limits.max_total_bytes is 10: .*limits.max_bytes, 16000000"),
+        ("frontend={a: 1}", "frontend: "),
         ("frontend=127.0.0.1:8000", "frontend is '127.0.0.1:8000': tcp://ADDRESS:PORT"),
         ("frontend=tcp://127.0.0.1:8001", "the same"),
         ("log_level=loud", "log_level is 'loud': debug, info"),
@@ -80,6 +89,32 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("env=5", "env=5 is not one of"),
         ("model=huge", "model=huge is not one of .*tiny"),
         ("policy=nothing", "policy=nothing is not one of echo, null, pi0"),
+        ("policy=[1]", r"policy=\[1\] is not one of"),
+        ("runtime=fast", "runtime=fast is not one of default"),
+        ("env={a: 1}", "env={a: 1} is not one of"),
+        ("recipe=nonsense", "recipe=nonsense is not one of aloha_pen_uncap_pi0, .*"),
+        ("+recipe=droid_pi5", r"recipe=droid_pi5 .*: did you mean 'droid_pi05'\?"),
+        ("recipe=null", "recipe=null is not one of"),
+        ("download=5", "download is 5: .*download.cache_dir="),
+        ("download=null", "download is None"),
+        ("model.vlm=5", "model.vlm is 5: .*model.vlm.width="),
+        ("model.vlm=null", "model.vlm is None"),
+        ("model.expert=5", "model.expert is 5"),
+        ("model.vlm.depth=-1", "model.vlm/expert.depth must be at least 1"),
+        ("env.delta_mask=5", "env.delta_mask is 5: a list is expected"),
+        ("env.delta_mask={a: 1}", "env.delta_mask is {'a': 1}: a list is expected"),
+        ("env.reset_pose=[a]", r"env.reset_pose\[0\]: .*'a'"),
+        ("env.action_dim=-1", "env.action_dim must be at least 1, got -1"),
+        ("env.action_dim=null", "env.action_dim: .*None"),
+        ("runtime.slots=0", "runtime.slots must be at least 1"),
+        ("runtime.slots=65", "runtime.slots may be 64 at most"),
+        ("runtime.batch_wait_s=inf", "runtime.batch_wait_s 10, got 1 and inf"),
+        ("download.connections=-1", "download.connections must be at least 1"),
+        (
+            "model.normalization=none",
+            r"model.normalization: .*expected one of \[zscore, quantile\]",
+        ),
+        ("seed=-1", "seed must be at least 0"),
         ("modle=tiny", r"unknown key 'modle': did you mean 'model'\?"),
         ("+foo=1", "unknown key 'foo'"),
         ("model.vlm.widht=3", r"did you mean 'model.vlm.width'\?"),
@@ -132,7 +167,7 @@ def test_help_shows_every_key_with_its_comment(name: str) -> None:
 
 def test_help_lists_the_choices_of_every_group() -> None:
     text = usage("worker")
-    for group in ("env", "model", "policy", "runtime"):
+    for group in ("env", "model", "policy", "recipe", "runtime"):
         (listed,) = re.findall(rf"^  {group}=\{{(.+)\}}$", text, re.MULTILINE)
         assert set(listed.split(",")) == {file.stem for file in (FOLDER / group).glob("*.yaml")}
 

@@ -28,7 +28,7 @@ def run(module: str, *settings: str) -> subprocess.CompletedProcess[str]:
         ("broker", "--port", "--port is no option: settings are key=value, --help lists them"),
         ("worker", "env=alhoa", "configuration: env=alhoa is not one of "),
         ("worker", "modle=tiny", "configuration: unknown key 'modle': did you mean 'model'?"),
-        ("worker", "num_steps=0", "configuration: worker: num_steps must be at least 1"),
+        ("worker", "num_steps=0", "configuration: num_steps must be at least 1"),
         ("worker", "broker=nowhere", "broker=nowhere is no address: "),
     ],
 )

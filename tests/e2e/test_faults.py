@@ -110,6 +110,22 @@ def test_a_broker_restarted_in_the_middle_of_a_request(stack: Stack) -> None:
     assert answer.result(WAIT_S)["tag"] == "mine"
 
 
+@pytest.mark.parametrize("size", [1_500_000, 6_000_000])  # told so, and hung up on
+def test_a_broker_restarted_with_smaller_limits(stack: Stack, size: int) -> None:
+    broker = stack.broker()
+    stack.worker("echo").wait_ready()
+    client = stack.client()
+    observation = {"image": np.ones(size, np.uint8)}
+    assert client.infer(observation)["observation"]["image"].nbytes == size
+    broker.kill()
+    stack.broker("limits.max_bytes=1000000").wait_ready()
+    with pytest.raises(errors.MessageTooLarge):
+        client.infer(observation)
+    counters = client.status()["counters"]
+    assert counters["frontend accepted"] <= 6  # it did not try again and again
+    assert client.infer({"tag": "small"})["observation"]["tag"] == "small"
+
+
 def test_a_broker_that_stays_away_and_one_that_was_never_there(stack: Stack) -> None:
     broker = stack.broker()
     client = stack.client()

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +99,26 @@ def test_json_logs_of_both_processes_name_the_request(site: Site) -> None:
             assert "PolicyFailed" in told["message"]
         else:
             assert "TypeError" in told["traceback"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("module", ["broker", "worker"])
+def test_a_signal_while_a_process_still_imports_ends_it_with_0(
+    module: str, number: signal.Signals
+) -> None:
+    # It says what it imports: zmq is what follows the first handlers.
+    command = [sys.executable, "-X", "importtime", "-m", module]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = ""
+        while "zmq." not in said:
+            said = process.stderr.readline()
+            assert said, "it ended before"
+        process.send_signal(number)
+        rest = process.stderr.read()
+    assert process.returncode == 0
+    assert "Traceback" not in rest
+    assert "ready" not in rest
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +12,7 @@ import psutil
 import pytest
 
 from scripts import processes
-from scripts.processes import ProcessError, Processes, free_ports
+from scripts.processes import ProcessError, Processes, free_ports, signals_wait
 
 CHILD = "tests.scripts.child"
 
@@ -23,6 +25,26 @@ child = Processes(Path(sys.argv[1])).start("child", "{CHILD}", "deaf")
 child.wait_ready()
 print(child.pid, flush=True)
 time.sleep(600)
+"""
+
+
+# A parent to which Ctrl-C comes while it forks; it would never stop by itself.
+INTERRUPTED = f"""
+import os, signal, sys, time
+from pathlib import Path
+from benchmarks.children import Children
+from scripts.processes import Processes
+os.register_at_fork(WHEN=lambda: os.kill(os.getpid(), signal.SIGINT))
+if sys.argv[2] == "processes":
+    context, arguments = Processes(Path(sys.argv[1])), ["{CHILD}", "deaf"]
+else:
+    context, arguments = Children(Path(sys.argv[1])), [[sys.executable, "-m", "{CHILD}", "deaf"]]
+try:
+    with context as children:
+        children.start("child", *arguments)
+        time.sleep(600)
+except KeyboardInterrupt:
+    print("interrupted")
 """
 
 
@@ -102,6 +124,30 @@ def test_children_die_with_a_parent_that_was_killed(tmp_path: Path) -> None:
         assert psutil.pid_exists(child)
         parent.kill()
     assert ends(child)
+
+
+@pytest.mark.parametrize("when", ["before", "after_in_parent"])
+@pytest.mark.parametrize("kind", ["processes", "children"])
+def test_ctrl_c_while_a_child_is_forked_is_not_lost(tmp_path: Path, when: str, kind: str) -> None:
+    script = INTERRUPTED.replace("WHEN", when)
+    command = [sys.executable, "-c", script, str(tmp_path), kind]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
+def test_signals_that_waited_are_handled_and_handlers_are_as_before() -> None:
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    survived = []
+
+    def interrupted() -> None:
+        with signals_wait():
+            os.kill(os.getpid(), signal.SIGINT)
+            survived.append(True)
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    assert survived
+    assert handlers == {number: signal.getsignal(number) for number in handlers}
 
 
 def test_cpu_time_grows_with_work(tmp_path: Path) -> None:

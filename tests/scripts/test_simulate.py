@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
 import pytest
 
 from broker.fleet import Fleet
 from scripts import simulate
+from tests.e2e.stack import WAIT_S, eventually
 from tests.simulation.violation import Violation
 from tests.simulation.world import Outcome, World
 
@@ -33,24 +44,64 @@ def test_a_failure_is_printed_as_a_test_that_fails(
         test()
 
 
-def test_an_interrupt_ends_it_with_a_count(
+def test_the_first_failing_seed_is_told_whoever_plays_it(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    played: list[int] = []
+    """Later batches have failing seeds too, and may be done before."""
 
     def play(self: World) -> Outcome:
-        played.append(self.schedule.seed)
-        if len(played) == 3:
-            raise KeyboardInterrupt
-        return original(self)
+        if self.schedule.seed in (33, 45, 70, 90):
+            raise Violation(1, "planted")
+        return Outcome(Counter(), 1, 1.0, 1.0, 1, 0)
 
-    original = World.play
     monkeypatch.setattr(World, "play", play)
-    assert simulate.main(["--seeds", "10"]) == simulate.INTERRUPTED
-    assert "2 seeds were clean" in capsys.readouterr().out
+    assert simulate.main(["--seeds", "100", "--jobs", "3"]) == simulate.VIOLATED
+    printed = capsys.readouterr().out
+    assert "seed 33: invariant 1" in printed
+    assert "def test_seed_33() -> None:" in printed
 
 
-@pytest.mark.parametrize("wrong", [["--seeds", "0"], ["--start", "-1"], ["--seeds", "many"]])
+def test_however_many_processes_play_the_figures_are_the_same(tmp_path: Path) -> None:
+    told = []
+    for jobs in ("1", "3"):
+        result = tmp_path / "new" / f"{jobs}.json"
+        options = ["--seeds", "50", "--start", "7", "--jobs", jobs, "--result", str(result)]
+        assert simulate.main(options) == simulate.CLEAN
+        told.append(json.loads(result.read_text()))
+    one, three = told
+    for key in ("seeds", "events", "simulated_s", "answers", "machine", "first_seed"):
+        assert one[key] == three[key]
+    assert (one["jobs"], three["jobs"], one["seeds"]) == (1, 3, 50)
+    assert one["seeds_a_second"] > 0 < one["seconds"]
+
+
+def test_ctrl_c_ends_it_at_once_with_a_count() -> None:
+    command = [sys.executable, "-m", "scripts.simulate", "--seeds", "1000000", "--jobs", "2"]
+    # A session of its own is what a terminal gives it: Ctrl-C reaches all of its processes.
+    with subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as parent:
+        parent_process = psutil.Process(parent.pid)
+        eventually(lambda: len(parent_process.children()) == 2, "it has two children")
+        children = parent_process.children()
+        eventually(lambda: all(sum(each.cpu_times()[:2]) > 0.5 for each in children), "they play")
+        os.killpg(parent.pid, signal.SIGINT)
+        struck = time.monotonic()
+        out, err = parent.communicate(timeout=WAIT_S)
+        assert time.monotonic() - struck < 10  # a batch alone would not take so long, but all would
+    assert parent.returncode == simulate.INTERRUPTED
+    assert "seeds were clean" in out
+    assert err == ""
+    assert not any(each.is_running() for each in children)
+
+
+@pytest.mark.parametrize(
+    "wrong", [["--seeds", "0"], ["--start", "-1"], ["--seeds", "many"], ["--jobs", "0"]]
+)
 def test_wrong_options_end_with_2(wrong: list[str]) -> None:
     with pytest.raises(SystemExit) as raised:
         simulate.main(wrong)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,36 @@ def test_tables_show_what_robots_call_themselves(
     assert "[red]arm" in shown  # plain text, no markup
     for word in ("aloha_sim", "ready", "workers", "robots", "queues", "milliseconds", "answered"):
         assert word in shown
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "asked"),
+    [
+        (True, [], 3),
+        (True, ["--no-watch"], 1),
+        (True, ["--json"], 1),
+        (False, [], 1),
+        (False, ["--watch"], 3),
+        (False, ["--json", "--watch"], 3),
+    ],
+)
+def test_in_a_terminal_it_is_live_until_ctrl_c(
+    port: int, monkeypatch: pytest.MonkeyPatch, terminal: bool, options: list[str], asked: int
+) -> None:
+    asks: list[dict[str, Any]] = []
+
+    def status(self: ZmqPolicyClient) -> dict[str, Any]:
+        if len(asks) == 3:
+            raise KeyboardInterrupt
+        asks.append(original(self))
+        return asks[-1]
+
+    original = ZmqPolicyClient.status
+    monkeypatch.setattr(ZmqPolicyClient, "status", status)
+    monkeypatch.setattr("scripts.status._INTERVAL_S", 0.01)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
+    assert main(["--host", "127.0.0.1", "--port", str(port), *options]) == 0
+    assert len(asks) == asked
 
 
 def test_a_broker_that_is_not_there(

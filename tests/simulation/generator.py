@@ -41,11 +41,9 @@ def _setting(random: Random) -> Setting:
     workers = tuple(_worker(random, policies) for _ in range(random.randint(1, 4)))
     robots = tuple(_robot(random) for _ in range(random.randint(1, 8)))
     heartbeat_ms = random.choice((100.0, 100.0, 200.0))
-    limits: dict[str, int] = {}
+    limits = {"max_requests_per_robot": random.choice((1, 2, 2, 64, 64, 64))}
     if random.random() < 0.25:
         limits["max_requests"] = random.randint(1, 4)
-    if random.random() < 0.1:
-        limits["max_requests_per_robot"] = random.randint(1, 2)
     if random.random() < 0.15:
         limits["max_total_bytes"] = random.randint(60, 200)
     if random.random() < 0.15:
@@ -175,7 +173,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "delay": lambda r, w, at: s.Delay(at, _any_peer(r, w), r.choice((0.02, 0.1, 0.3)), _seconds(r)),
     "restart": lambda r, w, at: s.Restart(at, r.choice((0.01, 0.1, 0.5)), r.random() < 0.3),
     "pause": lambda r, w, at: s.Pause(at, _seconds(r), r.random() < 0.7),
-    "jump": lambda r, w, at: s.Jump(at, r.choice((0.05, 0.5, 3.0))),
+    "jump": lambda r, w, at: s.Jump(at, r.choice((0.05, 0.5, 3.0, 100.0))),
 }
 
 MOODS: Mapping[str, tuple[str, ...]] = {

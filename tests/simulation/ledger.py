@@ -20,6 +20,7 @@ from tests.simulation.violation import Violation
 
 LATE_S = 0.1  # how long after its deadline a final answer may come
 MAX_ATTEMPTS = 2
+FORGOTTEN_S = 60.0  # after its last worker, a policy is no longer meant by those who name none
 
 
 def plain(frames: Iterable[Frame]) -> list[bytes]:
@@ -78,11 +79,14 @@ class Ledger:
     _superseders: dict[tuple[bytes, str], int] = field(default_factory=dict)
     _resets: set[tuple[bytes, str]] = field(default_factory=set)
     _woke_at: float = 0.0
+    _served_at: dict[str, float] = field(default_factory=dict)  # by policy, the core's clock
+    _alive: set[str] = field(default_factory=set)  # policies
 
     def begin(self, core: Core | None) -> None:
         """Another core: what the old one had in hand is nobody's any more."""
         self.outcomes["forgotten by a restart"] += self._open
         self._core, self.is_stopping, self._open = core, False, 0
+        self._served_at, self._alive = {}, set()
         self._by_id, self._by_body, self._deadlines = {}, {}, []
         for question in self._questions.values():
             question.pending = None
@@ -99,6 +103,7 @@ class Ledger:
         """Check what the core makes of an event; `woke`: its clock had jumped before it."""
         if woke:
             self._woke_at = now
+        self._note_served(now)
         question = None
         if isinstance(event, RobotMessage):
             question = self._questions[plain(event.envelope)[1]]
@@ -111,6 +116,13 @@ class Ledger:
         if question is not None and question.kind != "infer" and question.tag in self._questions:
             raise Violation(1, f"{question.kind} was not answered at once")
         self._check_nobody_waits(now)
+
+    def _note_served(self, now: float) -> None:
+        if self._core is not None:
+            for policy, workers in self._core._fleet.pool.by_policy.items():
+                if workers or policy in self._alive:
+                    self._served_at[policy] = now
+                (self._alive.add if workers else self._alive.discard)(policy)
 
     def _note(self, question: Question, header: Header, now: float) -> None:
         if question.kind == "reset":
@@ -194,7 +206,8 @@ class Ledger:
     ) -> bool:
         code = header["code"]
         expired = now >= pending.deadline
-        served = self._core._fleet.pool.by_policy if self._core is not None else {}
+        served = self._served_at
+        recent = [at for at in served.values() if now - at < FORGOTTEN_S] or served
         causes: dict[str, bool] = {
             "superseded": self._superseders.get(question.session, 0) > question.order,
             "cancelled": question.session in self._resets,
@@ -204,7 +217,7 @@ class Ledger:
             "worker_lost": pending.attempts == MAX_ATTEMPTS,
             "overloaded": header.get("retry_after_ms", 0) > 0,
             "unknown_policy": question.policy is not None and question.policy not in served,
-            "ambiguous_policy": question.policy is None and len(served) > 1,
+            "ambiguous_policy": question.policy is None and len(recent) > 1,
             "draining": self.is_stopping,
             "message_too_large": not pending.attempts,
             "protocol_error": not question.body,

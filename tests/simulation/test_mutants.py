@@ -158,7 +158,7 @@ def _believes_early_heartbeats(patch: Patch) -> None:
 
 
 def _admits_all(patch: Patch) -> None:
-    patch.setattr(Accounts, "why_not", lambda self, robot, size: "")
+    patch.setattr(Accounts, "why_not", lambda self, robot, requests, size: "")
 
 
 def _loses_count_of_bytes(patch: Patch) -> None:

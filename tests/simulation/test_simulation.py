@@ -9,7 +9,10 @@ from collections import Counter
 
 import pytest
 
+from broker.workers import Pool
 from tests.simulation.generator import MOODS, TROUBLES, generate
+from tests.simulation.schedule import Ask, Crash, Jump, Schedule, Setting, WorkerSpec
+from tests.simulation.violation import Violation
 from tests.simulation.world import World
 
 _SEEDS = 2_000
@@ -39,6 +42,19 @@ def test_every_kind_of_answer_and_of_trouble_occurs() -> None:
     assert words["result"] > words.total() / 2
     assert steps.keys() >= set(TROUBLES) | {"ask", "askagain", "call"}
     assert set().union(*MOODS.values()) <= set(TROUBLES)
+
+
+def test_a_policy_that_is_gone_for_long_is_not_meant_by_those_who_name_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = (WorkerSpec(policy="a"), WorkerSpec(policy="b"))
+    steps = (Crash(0.5, 1, None), Jump(0.8, 100.0), Ask(1.5, 0, policy=None))
+    schedule = Schedule(1, Setting(workers), steps)
+    assert World(schedule).play().words["ambiguous_policy"] == 0
+    # And the simulation would see it: random schedules hardly ever come to this.
+    monkeypatch.setattr(Pool, "names", lambda self, now: list(self.by_policy))
+    with pytest.raises(Violation, match="without cause"):
+        World(schedule).play()
 
 
 def test_the_seed_decides_everything() -> None:
