@@ -54,6 +54,7 @@ def draw(measured: Sequence[Measured], path: Path) -> None:
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
+        axes.use_sticky_edges = False  # else there is no room above stacked bars
         axes.set_ylim(0, None)
     for row, text in zip(rows, ("ms: p50 (bar), p95 (line), p99 (dot)", "ms"), strict=True):
         row[0].set_ylabel(text)

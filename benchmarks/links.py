@@ -14,6 +14,7 @@ from pathlib import Path
 
 _SOURCE = Path(__file__).with_name("tunlink.c")
 _MTU = 1500
+_AROUND = 24  # bytes on the wire that netem does not count: preamble, checksum and gap
 _LONGEST_S = 3600  # an emulator ends by itself after so long
 
 
@@ -54,7 +55,8 @@ def netem(link: Link) -> list[str]:
     """`tc`'s words for it, at the end of each direction."""
     return [
         *("netem", "limit", str(max(1, link.queue_bytes // _MTU))),
-        *("rate", f"{link.rate_mbit}mbit", "delay", f"{link.delay_ms * 1e3:.0f}us"),
+        *("rate", f"{link.rate_mbit}mbit", str(_AROUND)),
+        *("delay", f"{link.delay_ms * 1e3:.0f}us"),
         *(("loss", f"{link.loss_percent:g}%") if link.loss_percent else ()),
     ]
 

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import psutil
@@ -21,10 +21,11 @@ from benchmarks.lan_options import LanPlan, make_plan, parser, usual_congestion
 from benchmarks.lan_report import Measured, latency_table, ratios, save
 from benchmarks.links import LINKS, Link, LinkError, build_emulator, emulator, netem
 from benchmarks.network import Network, leftovers, remove_leftovers
+from benchmarks.observations import Answer
 from benchmarks.openpi_venv import ROOT
 from benchmarks.outage import SCENARIOS, said, served_again, summary, table
 from benchmarks.peers import openpi, ours
-from benchmarks.peers.witness import Asked
+from benchmarks.peers.witness import Asked, ask_on
 from benchmarks.teams import PEERS, Result
 from benchmarks.transport import INTERRUPTED
 from scripts.processes import ProcessError
@@ -119,20 +120,11 @@ def test_a_wrong_option_is_refused(arguments: list[str]) -> None:
 
 
 def test_a_link_is_told_to_netem_and_to_the_emulator() -> None:
-    assert netem(SLOW) == [
-        "netem",
-        "limit",
-        "666",
-        "rate",
-        "100mbit",
-        "delay",
-        "2000us",
-        "loss",
-        "0.1%",
-    ]
-    assert netem(LINKS["1g"]) == ["netem", "limit", "666", "rate", "1000mbit", "delay", "200us"]
+    shape = "netem limit 666 rate 100mbit 24 delay 2000us loss 0.1%"
+    assert " ".join(netem(SLOW)) == shape
+    assert " ".join(netem(LINKS["1g"])) == "netem limit 666 rate 1000mbit 24 delay 200us"
     command = emulator(Path("/x/tunlink"), SLOW, ("a", "b"), 7)
-    assert command == ["/x/tunlink", "a", "b", "100", "2000", "0.1", "1000000", "7", "3600"]
+    assert " ".join(command) == "/x/tunlink a b 100 2000 0.1 1000000 7 3600"
 
 
 def test_without_a_compiler_it_is_said_what_to_do(
@@ -260,6 +252,32 @@ def test_a_robot_that_hangs_is_told_so() -> None:
     assert (found.served_again_s, found.hanging_s) == (None, 23.0)
     cells = [list(column.cells) for column in table("a link", [found]).columns]
     assert cells[-1] == ["not: one hangs for 23 s"]
+
+
+class Enough(BaseException):
+    """Ends a witness, who would go on for ever."""
+
+
+@pytest.mark.parametrize(("goes_on", "connections"), [(True, 1), (False, 3)])
+def test_a_witness_notes_errors_and_goes_on(goes_on: bool, connections: int) -> None:
+    outcomes = iter([None, OSError(), None, None, ValueError(), None, Enough()])
+    made: list[int] = []
+
+    def ask() -> Answer:
+        if (error := next(outcomes)) is not None:
+            raise error
+        return {}
+
+    def connect() -> Callable[[], Answer]:
+        made.append(1)
+        return ask
+
+    noted: list[Asked] = []
+    with pytest.raises(Enough):
+        ask_on(connect, goes_on, 1000.0, noted)
+    assert [each.error for each in noted] == ["", "OSError", "", "", "ValueError", "", ""]
+    assert [each.took_s is None for each in noted] == [False] * 6 + [True]
+    assert len(made) == connections
 
 
 def test_what_servers_said_is_told_once_and_without_when() -> None:
