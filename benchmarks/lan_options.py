@@ -51,7 +51,12 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     add("--links", nargs="+", choices=LINKS, help="between the hosts (all)")
     add("--sizes", nargs="+", choices=LAYOUTS, help="of the observation (aloha)")
     add("--rates", nargs="+", type=rate, help="of the robot in Hz, 0: back to back (0 50 10)")
-    add("--peers", nargs="+", choices=ALL_PEERS, help=f"who takes turns ({_USUAL_PEERS})")
+    add(
+        "--peers",
+        nargs="+",
+        choices=ALL_PEERS,
+        help="who takes turns (all but openpi tuned and req/rep)",
+    )
     add("--only", choices=("turns", "drops"), help="measure latencies, or drop links (both)")
     add("--unpinned", action="store_true", help="let robots and servers share cores")
     add("--seconds", type=rate, help="of a turn (1.5)")
