@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -18,6 +19,7 @@ from benchmarks.versions import versions
 from scripts.timing import mean, percentile
 
 RANKS = (50, 95, 99)
+_USUAL = (0.4, 0.6)  # ranks of the requests whose stages are shown
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,16 @@ class Cell:
         return {name: mean([turn.cpu_us[name] for turn in self.turns]) for name in names}
 
     @property
+    def split_ms(self) -> dict[str, float]:
+        """Where a usual request's time goes: the mean of those around the median, whose stages add
+        up. Empty where the robots did not tell."""
+        told = [stages for turn in self.turns for stages in turn.stages_ms]
+        told.sort(key=lambda stages: sum(stages.values()))
+        first, last = (rank * len(told) for rank in _USUAL)
+        usual = told[math.floor(first) : math.ceil(last)]
+        return {stage: mean([each[stage] for each in usual]) for stage in (usual or [{}])[0]}
+
+    @property
     def resident_mb(self) -> dict[str, float]:
         """The servers' memory after the last turn."""
         return self.turns[-1].resident_mb
@@ -75,6 +87,7 @@ class Cell:
 
     def summary(self) -> dict[str, Any]:
         """For the results file; microseconds rounded to a tenth."""
+        split = self.split_ms
         return {
             "requests": sum(len(turn.latencies_us) for turn in self.turns),
             **{f"p{rank}_us": round(self.p(rank), 1) for rank in RANKS},
@@ -82,6 +95,7 @@ class Cell:
             "cpu_us": {name: round(value, 1) for name, value in self.cpu_us.items()},
             "resident_mb": {name: round(value, 1) for name, value in self.resident_mb.items()},
             "others_cores": round(self.others_cores, 3),
+            **({"split_ms": {k: round(v, 3) for k, v in split.items()}} if split else {}),
         }
 
 

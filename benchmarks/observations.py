@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 Observation = dict[str, Any]
 Actions = NDArray[np.float32]
+Answer = dict[str, Any]  # with `actions`, and what the peer says of its stages
 
 HORIZON, ACTION_DIM = 50, 14
 ACTIONS: Actions = np.zeros((HORIZON, ACTION_DIM), np.float32)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from benchmarks.cells import Cell, Cells, Conditions
 from benchmarks.children import Children
+from benchmarks.hosts import HERE, Site
 from benchmarks.pacing import Turn
 from benchmarks.teams import Team
 
@@ -29,6 +30,7 @@ class Plan:
     pinned: Sequence[bool]
     seconds: float
     rounds: int
+    split: bool = False  # have the robots report their requests' stages
 
     def conditions(self, robots: int, size: str) -> list[Conditions]:
         """All for the same processes; the pinned ones come first."""
@@ -56,10 +58,13 @@ class Plan:
     def turn(self, conditions: Conditions) -> Turn:
         """One turn under these conditions."""
         period = 1.0 / conditions.rate_hz if conditions.rate_hz else 0.0
-        return Turn(conditions.rate_hz, max(self.seconds, _FEWEST * period))
+        seconds = max(self.seconds, _FEWEST * period)
+        return Turn(conditions.rate_hz, seconds, split=self.split)
 
 
-def measure(plan: Plan, logs: Path, progress: Callable[[str, int], None]) -> Cells:
+def measure(
+    plan: Plan, logs: Path, progress: Callable[[str, int], None], site: Site = HERE
+) -> Cells:
     """Carry it out, telling `progress` what goes on and how many more turns are done.
 
     Raises:
@@ -69,7 +74,7 @@ def measure(plan: Plan, logs: Path, progress: Callable[[str, int], None]) -> Cel
     for robots, size in itertools.product(plan.robots, plan.sizes):
         with Children(logs / f"{robots}-{size}") as children:
             progress(f"starting {robots} of each", 0)
-            teams = [Team(peer, robots, size, children) for peer in plan.peers]
+            teams = [Team(peer, robots, size, children, site) for peer in plan.peers]
             for team in teams:
                 team.wait_connected()
             for conditions, team in _order(plan, plan.conditions(robots, size), teams):

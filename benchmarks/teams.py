@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from benchmarks.children import Child, Children
+from benchmarks.hosts import HERE, Host, Site
 from benchmarks.neighbours import Neighbours
 from benchmarks.observations import ACTION_DIM, HORIZON
 from benchmarks.openpi_venv import ROOT, openpi_python
@@ -27,11 +28,15 @@ _TUNED = {
 
 @dataclass(frozen=True)
 class Peer:
-    """How one of them is started. `module` is in `benchmarks.peers`."""
+    """How one of them is started. `module` is in `benchmarks.peers`.
+
+    `broker_apart`: on a host of its own, where the site has one; else on the worker's.
+    """
 
     module: str
     in_openpi_venv: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    broker_apart: bool = False
 
     @property
     def python(self) -> Path:
@@ -46,6 +51,8 @@ PEERS = {
     "req/rep": Peer("req_rep"),
     "raw tcp": Peer("raw_tcp"),
 }
+# What only differs where there are several hosts.
+FAR = {"ours, broker apart": Peer("ours", broker_apart=True)}
 
 
 @dataclass(frozen=True)
@@ -57,30 +64,37 @@ class Result:
     cpu_us: dict[str, float]  # a request, by process; `robot` is the mean of the robots
     resident_mb: dict[str, float]  # of the servers
     others_cores: float  # that processes not of this team kept busy
+    stages_ms: list[dict[str, float]] = field(default_factory=list)  # of each request, if asked for
 
 
 class Team:
     """Runs as long as `children` do."""
 
-    def __init__(self, name: str, robots: int, size: str, children: Children) -> None:
+    def __init__(
+        self, name: str, robots: int, size: str, children: Children, site: Site = HERE
+    ) -> None:
         """Start the servers and the robots; `wait_connected` before anything else.
 
         Every process sees one size of observation only: one large block that was freed makes
         glibc keep smaller ones too, and openpi looks twice as fast as it is.
         """
-        peer = PEERS[name]
+        peer = {**PEERS, **FAR}[name]
         self.name = name
-        self._children = children
+        self._children, self._site = children, site
         self._python = str(peer.python)
         self._environment = {"PYTHONPATH": str(ROOT), **peer.environment}
         port, backend = free_ports(2)
         if peer.module == "ours":
-            self._servers = self._start_ours(port, backend)
+            front = site.broker if peer.broker_apart else site.worker
+            self._servers = self._start_ours(front, port, backend)
         else:
-            server = self._start("server", "benchmarks.peers.server", peer.module, str(port))
+            front = site.worker
+            where = (peer.module, front.address, str(port))
+            server = self._start(front, "server", "benchmarks.peers.server", *where)
             self._servers = {"server": server}
+        self._asking = (peer.module, front.address, str(port), size)
         self._robots = [
-            self._start(f"robot {number}", "benchmarks.peers.robot", peer.module, str(port), size)
+            self._start(site.robot, f"robot {number}", "benchmarks.peers.robot", *self._asking)
             for number in range(robots)
         ]
 
@@ -90,6 +104,18 @@ class Team:
             robot.answer(CONNECT_S)
         for server in self._servers.values():
             server.check()
+
+    def witness(self, rate_hz: float, timeout_s: float) -> Child:
+        """One more robot, of `benchmarks.peers.witness`, that takes no part in turns."""
+        arguments = (*self._asking, str(rate_hz), str(timeout_s))
+        return self._start(self._site.robot, "witness", "benchmarks.peers.witness", *arguments)
+
+    def logged(self) -> dict[str, list[str]]:
+        """What each server has said so far."""
+        return {
+            name: server.log.read_text(errors="replace").splitlines()
+            for name, server in self._servers.items()
+        }
 
     def place(self, robots: Collection[int], rest: Collection[int]) -> None:
         """Run the robots on some cores and the servers on others."""
@@ -122,24 +148,34 @@ class Team:
             },
             {name: server.resident_mb() for name, server in self._servers.items()},
             others,
+            [stages for each in taken for stages in each.stages_ms],
         )
 
     def _cpu_s(self) -> dict[str, float]:
-        everyone = {**self._servers, **{robot.name: robot for robot in self._robots}}
+        others = [*self._robots, *self._site.emulators]
+        everyone = {**self._servers, **{child.name: child for child in others}}
         return {name: child.cpu_s() for name, child in everyone.items()}
 
-    def _start_ours(self, port: int, backend: int) -> dict[str, Child]:
+    def _start_ours(self, front: Host, port: int, backend: int) -> dict[str, Child]:
+        inward = f"tcp://{front.address}:{backend}"
         ends = {
-            "broker": [f"frontend=tcp://127.0.0.1:{port}", f"backend=tcp://127.0.0.1:{backend}"],
+            "broker": [
+                *(f"frontend=tcp://{front.address}:{port}", f"backend={inward}"),
+                f"insecure={str(front.is_open).lower()}",
+            ],
             "worker": [
                 *("env=aloha_sim", "model=tiny", "policy=null"),
                 f"policy.action_horizon={HORIZON}",
                 f"policy.action_dim={ACTION_DIM}",
-                f"broker=tcp://127.0.0.1:{backend}",
+                f"broker={inward}",
             ],
         }
-        return {name: self._start(name, name, *arguments) for name, arguments in ends.items()}
+        hosts = {"broker": front, "worker": self._site.worker}
+        return {
+            name: self._start(hosts[name], name, name, *arguments)
+            for name, arguments in ends.items()
+        }
 
-    def _start(self, role: str, module: str, *arguments: str) -> Child:
-        command = [self._python, "-m", module, *arguments]
+    def _start(self, host: Host, role: str, module: str, *arguments: str) -> Child:
+        command = [*host.inside, self._python, "-m", module, *arguments]
         return self._children.start(f"{self.name} {role}", command, self._environment)

@@ -23,18 +23,16 @@ def parser(about: str | None) -> argparse.ArgumentParser:
     add("--headline", action="store_true", help="the figures that count: one robot, pinned")
     add("--quick", action="store_true", help="a few seconds, to see that it works")
     add("--sizes", nargs="+", choices=LAYOUTS, help="of the observation (all)")
-    add("--clients", nargs="+", type=_at_least_one, help="robots at once (1 4 16)")
-    add("--rates", nargs="+", type=_rate, help="of each robot in Hz, 0: back to back (0 50 10)")
+    add("--clients", nargs="+", type=at_least_one, help="robots at once (1 4 16)")
+    add("--rates", nargs="+", type=rate, help="of each robot in Hz, 0: back to back (0 50 10)")
     add("--peers", nargs="+", choices=PEERS, help="who takes part (all)")
     where = result.add_mutually_exclusive_group()
     where.add_argument(
         "--pinned", action="store_true", help="only with robots on one core, the rest on another"
     )
     where.add_argument("--unpinned", action="store_true", help="only without pinning")
-    add("--seconds", type=_rate, help="of a turn (0.5); slow paces take as long as ten requests")
-    add(
-        "--rounds", type=_at_least_one, help="turns of each for one robot, pinned (6); else a third"
-    )
+    add("--seconds", type=rate, help="of a turn (0.5); slow paces take as long as ten requests")
+    add("--rounds", type=at_least_one, help="turns of each for one robot, pinned (6); else a third")
     add("--json", type=Path, default=RESULT, help=f"file for the results ({RESULT})")
     return result
 
@@ -55,13 +53,15 @@ def make_plan(options: argparse.Namespace) -> Plan:
     )
 
 
-def _at_least_one(text: str) -> int:
+def at_least_one(text: str) -> int:
+    """1 to 64."""
     if not 1 <= (number := int(text)) <= 64:
         raise argparse.ArgumentTypeError(f"{text}: 1 to 64 is expected")
     return number
 
 
-def _rate(text: str) -> float:
+def rate(text: str) -> float:
+    """0 to 1000."""
     if not 0.0 <= (number := float(text)) <= 1000.0:
         raise argparse.ArgumentTypeError(f"{text}: 0 to 1000 is expected")
     return number

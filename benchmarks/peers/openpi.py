@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.observations import ACTIONS, Actions, Observation
+from benchmarks.observations import ACTIONS, Answer, Observation
 from benchmarks.peers.patience import keep_trying
 
 
@@ -19,24 +19,32 @@ class _NullPolicy:
         pass
 
 
-def serve(port: int) -> None:
+def serve(host: str, port: int) -> None:
     """Serve the null policy."""
     from openpi_server import WebsocketPolicyServer
 
-    WebsocketPolicyServer(_NullPolicy(), host="127.0.0.1", port=port).serve_forever()
+    WebsocketPolicyServer(_NullPolicy(), host=host, port=port).serve_forever()
 
 
-def connect(port: int) -> Callable[[Observation], Callable[[], Actions]]:
-    """Wait for the server."""
+def connect(
+    host: str, port: int, timeout_s: float
+) -> Callable[[Observation], Callable[[], Answer]]:
+    """Wait for the server. `timeout_s` has nowhere to go: this client waits for ever."""
     from openpi_client.websocket_client_policy import WebsocketClientPolicy
 
-    client = keep_trying(lambda: WebsocketClientPolicy("127.0.0.1", port))
+    client = keep_trying(lambda: WebsocketClientPolicy(host, port))
 
-    def prepare(observation: Observation) -> Callable[[], Actions]:
-        def ask() -> Actions:
-            actions: Actions = client.infer(observation)["actions"]
-            return actions
+    def prepare(observation: Observation) -> Callable[[], Answer]:
+        def ask() -> Answer:
+            answer: Answer = client.infer(observation)
+            return answer
 
         return ask
 
     return prepare
+
+
+def split(answer: Answer, total_ms: float) -> dict[str, float]:
+    """All that it tells is the policy's own time: packing and unpacking are in the rest."""
+    infer = float(answer["server_timing"]["infer_ms"])
+    return {"infer": infer, "all else": total_ms - infer}

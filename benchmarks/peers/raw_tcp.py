@@ -12,16 +12,16 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.observations import ACTIONS, Actions, Observation
+from benchmarks.observations import ACTIONS, Answer, Observation
 from benchmarks.peers.patience import keep_trying
 
 _LENGTH = struct.Struct("<I")
 _LARGEST = 8_000_000
 
 
-def serve(port: int) -> None:
+def serve(host: str, port: int) -> None:
     """Answer each connection from a thread of its own."""
-    with socket.create_server(("127.0.0.1", port), backlog=64) as listener:
+    with socket.create_server((host, port), backlog=64) as listener:
         while True:
             connection, _ = listener.accept()
             threading.Thread(target=_answer, args=(connection,), daemon=True).start()
@@ -35,21 +35,23 @@ def _answer(connection: socket.socket) -> None:
             connection.sendall(reply)
 
 
-def connect(port: int) -> Callable[[Observation], Callable[[], Actions]]:
-    """Wait for the server."""
-    connection = keep_trying(lambda: socket.create_connection(("127.0.0.1", port)))
+def connect(
+    host: str, port: int, timeout_s: float
+) -> Callable[[Observation], Callable[[], Answer]]:
+    """Wait for the server. Nothing else is bounded."""
+    connection = keep_trying(lambda: socket.create_connection((host, port)))
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     received = memoryview(bytearray(ACTIONS.nbytes))
 
-    def prepare(observation: Observation) -> Callable[[], Actions]:
+    def prepare(observation: Observation) -> Callable[[], Answer]:
         arrays = (value for value in observation.values() if isinstance(value, np.ndarray))
         request = _framed(b"".join(array.tobytes() for array in arrays))
 
-        def ask() -> Actions:
+        def ask() -> Answer:
             connection.sendall(request)
             if not _receive(connection, received):
                 raise ConnectionError("the server hung up")
-            return np.frombuffer(received, np.float32).reshape(ACTIONS.shape)
+            return {"actions": np.frombuffer(received, np.float32).reshape(ACTIONS.shape)}
 
         return ask
 

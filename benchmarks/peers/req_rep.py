@@ -13,28 +13,29 @@ import msgpack
 import numpy as np
 import zmq
 
-from benchmarks.observations import ACTIONS, Actions, Observation
+from benchmarks.observations import ACTIONS, Answer, Observation
 
 
-def serve(port: int) -> None:
+def serve(host: str, port: int) -> None:
     """Answer one request after the other."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REP)
-    socket.bind(f"tcp://127.0.0.1:{port}")
+    socket.bind(f"tcp://{host}:{port}")
     while True:
         unpack(socket.recv())
         socket.send(pack({"actions": ACTIONS}))
 
 
-def connect(port: int) -> Callable[[Observation], Callable[[], Actions]]:
-    """Connect; ZeroMQ itself waits for the server."""
+def connect(
+    host: str, port: int, timeout_s: float
+) -> Callable[[Observation], Callable[[], Answer]]:
+    """Connect; ZeroMQ itself waits for the server. Nothing else is bounded."""
     socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
-    socket.connect(f"tcp://127.0.0.1:{port}")
+    socket.connect(f"tcp://{host}:{port}")
 
-    def prepare(observation: Observation) -> Callable[[], Actions]:
-        def ask() -> Actions:
+    def prepare(observation: Observation) -> Callable[[], Answer]:
+        def ask() -> Answer:
             socket.send(pack(observation))
-            actions: Actions = unpack(socket.recv())["actions"]
-            return actions
+            return unpack(socket.recv())
 
         return ask
 

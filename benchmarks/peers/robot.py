@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.robot MODULE PORT SIZE`: takes turns as told, until its input ends.
+"""`python -m benchmarks.peers.robot MODULE HOST PORT SIZE`: takes turns until its input ends.
 
 A line of JSON in, a `Turn`, is answered with a line of JSON out, what was `Taken`. The first line
 out says that the server answered as it should.
@@ -9,28 +9,42 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.observations import ACTIONS, make_observation
+from benchmarks.observations import ACTIONS, Answer, make_observation
 from benchmarks.pacing import Turn, take
 
+# 16 robots that send 2.8 MB back to back wait for one worker; and it may still be loading.
+_TIMEOUT_S = 60.0
 
-def main(module: str, port: int, size: str) -> None:
+
+def main(module: str, host: str, port: int, size: str) -> None:
     """Connect, say so, take turns."""
-    prepare = importlib.import_module(f"benchmarks.peers.{module}").connect(port)
-    ask = prepare(make_observation(size))
-    actions = ask()
+    ask = connected(module, host, port, size, _TIMEOUT_S)
+    split = getattr(importlib.import_module(f"benchmarks.peers.{module}"), "split", None)
+    say({"connected": module})
+    for line in sys.stdin:
+        say(asdict(take(ask, Turn(**json.loads(line)), split)))
+
+
+def connected(
+    module: str, host: str, port: int, size: str, timeout_s: float
+) -> Callable[[], Answer]:
+    """The question of one size, once it was answered as it should be."""
+    connect = importlib.import_module(f"benchmarks.peers.{module}").connect
+    ask: Callable[[], Answer] = connect(host, port, timeout_s)(make_observation(size))
+    actions = ask()["actions"]
     if (actions.shape, actions.dtype) != (ACTIONS.shape, ACTIONS.dtype):
         raise RuntimeError(f"{module} answers {actions.dtype} of shape {actions.shape}")
-    _say({"connected": module})
-    for line in sys.stdin:
-        _say(asdict(take(ask, Turn(**json.loads(line)))))
+    return ask
 
 
-def _say(message: dict[str, Any]) -> None:
+def say(message: dict[str, Any]) -> None:
+    """One line for the parent."""
     print(json.dumps(message), flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), sys.argv[4])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benchmarks.observations import Answer
 from benchmarks.pacing import UNTIMED, Taken, Turn, take
 
 
@@ -16,16 +17,21 @@ class Robot:
         self._answers_s = iter(answers_s)
         self._then_s = then_s
 
-    def ask(self) -> None:
+    def ask(self) -> Answer:
         self.asked_at.append(self.now)
         self.now += next(self._answers_s, self._then_s)
+        return {"number": len(self.asked_at)}
+
+    def split(self, answer: Answer, total_ms: float) -> dict[str, float]:
+        self.now += 0.5  # however long it takes
+        return {"number": answer["number"], "total": total_ms}
 
     def sleep(self, seconds: float) -> None:
         assert seconds >= 0.0
         self.now += seconds
 
     def take(self, turn: Turn) -> Taken:
-        return take(self.ask, turn, lambda: self.now, self.sleep)
+        return take(self.ask, turn, self.split, lambda: self.now, self.sleep)
 
     @property
     def timed_at(self) -> list[float]:
@@ -65,3 +71,16 @@ def test_a_late_answer_costs_its_tick_and_no_other() -> None:
 @pytest.mark.parametrize("rate_hz", [0.0, 10.0])
 def test_however_short_the_turn_there_is_a_figure(rate_hz: float) -> None:
     assert len(Robot([]).take(Turn(rate_hz, seconds=0.0, offset=0.9)).latencies_us) == 1
+
+
+@pytest.mark.parametrize("rate_hz", [0.0, 1.0])
+def test_stages_are_told_of_timed_requests_and_cost_none_of_their_time(rate_hz: float) -> None:
+    taken = Robot([]).take(Turn(rate_hz, seconds=2.5, split=True))
+    numbers = [stages["number"] for stages in taken.stages_ms]
+    assert numbers == [UNTIMED + 1 + index for index in range(len(taken.latencies_us))]
+    assert taken.latencies_us == pytest.approx([1000.0] * len(numbers))
+    assert [stages["total"] for stages in taken.stages_ms] == pytest.approx([1.0] * len(numbers))
+
+
+def test_stages_are_not_told_unless_asked_for() -> None:
+    assert not Robot([]).take(Turn(0.0, seconds=0.0105)).stages_ms
