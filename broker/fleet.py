@@ -257,11 +257,12 @@ class Fleet:
         while (request.id, attempt) in worker.in_hand:
             attempt += 1  # it still computes for an earlier asking of the same id
         waited_s = now - request.queued_at
-        lease = Lease(request, worker, attempt, now, waited_s, self._beats)
+        length_s = lease_s(worker, self._timers.shortest_lease_ms / 1e3)
+        lease = Lease(request, worker, attempt, now, waited_s, length_s, self._beats)
         worker.hold(lease)
         if request.attempt < MAX_ATTEMPTS:
             # The last attempt may run to the deadline: there is nowhere else to go.
-            self._leases.add(now + lease_s(worker, self._timers.shortest_lease_ms / 1e3), lease)
+            self._leases.add(now + length_s, lease)
         given = request.header
         self._tell(
             worker.id,
@@ -283,7 +284,9 @@ class Fleet:
             self._core.counters["dropped foreign reply"] += 1
             return None
         self._release(lease)
-        worker.took(now - lease.started_at)
+        # One that was stopped for an hour, or a clock that jumped, is not how fast it is: believe
+        # in a slowness step by step.
+        worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
         self._clear(worker)
         if lease.request.is_final:
             self._core.counters["dropped late reply"] += 1

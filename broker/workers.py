@@ -25,6 +25,7 @@ class Lease:
     attempt: int
     started_at: float
     waited_s: float  # before it
+    length_s: float  # what the worker may take
     beat: int  # the last heartbeat that went to all workers before this
     overdue: bool = False
 

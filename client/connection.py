@@ -19,6 +19,9 @@ from client.wire import receive, send
 
 # A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
 HEARTBEAT_MS = 15_000
+# Data that nobody acknowledges, or a connection that nobody accepts: after so long, try a new one.
+# TCP itself would go on with ever longer pauses, and sleep on after a cut link is whole again.
+UNHEARD_MS = 1_000
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 1_000
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
@@ -139,6 +142,8 @@ class Connection:
         socket.copy_threshold = COPIED_BYTES
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNHEARD_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:

@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from client import errors
 from client.body import encode_body
+from client.connection import RECONNECT_MAX_MS, RECONNECT_MS, UNHEARD_MS
 from client.keys import Key, verdict
 from client.wire import (
     TO_WORKER,
@@ -37,6 +38,7 @@ logger = logging.getLogger("worker")
 
 DRAIN_S = 0.8  # on a stop signal, the inference under way may still be answered for this long
 _HANDSHAKE_FAILED = zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
+_BEATS_TO_DRAIN = 2  # of the broker: one may have crossed our word, and work with it
 _SILENCE_S = 5.0  # of the broker, before we say that we are waiting for it
 
 STOPPED, BROKEN, REFUSED = 0, 3, 4  # exit codes
@@ -75,6 +77,7 @@ class Service:
         self._warm: Warm | None = None
         self._epoch: int | None = None  # the broker's that has welcomed us
         self._beat = 0  # the last heartbeat heard from it
+        self._last_beat = 0  # when draining, the one after which nothing more can come
         self._heard_at = time.monotonic()
         self._interval_s = 0.1
         self._next_beat = 0.0
@@ -126,6 +129,7 @@ class Service:
         """Finish what is in hand and leave; at once when called again. For signal handlers."""
         if self._draining_until is None:
             self._draining_until = time.monotonic() + DRAIN_S
+            self._last_beat = self._beat + _BEATS_TO_DRAIN
             self._next_beat = 0.0
         else:
             self._exit_code = STOPPED
@@ -141,8 +145,10 @@ class Service:
         socket.setsockopt(zmq.ROUTING_ID, b"w" + self._incarnation)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, 10)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, 1_000)
+        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+        socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNHEARD_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, 1_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3_000)
         socket.setsockopt(zmq.IPV6, int("[" in self._endpoint))
@@ -246,7 +252,7 @@ class Service:
     def _beat_or_hello(self, now: float) -> None:
         self._next_beat = now + self._interval_s
         self._read_monitor()
-        if self._draining_until is not None and (not self._in_hand or now >= self._draining_until):
+        if self._draining_until is not None and (self._is_drained() or now >= self._draining_until):
             self._send({"kind": "goodbye", "message": "it was stopped"})
             self._exit_code = STOPPED
             return
@@ -258,6 +264,10 @@ class Service:
             return
         ids = [[id, attempt] for id, attempt, epoch in self._in_hand if epoch == self._epoch]
         self._send({"kind": "heartbeat", "n": self._beat, "ids": ids, "state": self._state()})
+
+    def _is_drained(self) -> bool:
+        """Is everything answered, also what was on its way when we said that we drain?"""
+        return not self._in_hand and (self._epoch is None or self._beat >= self._last_beat)
 
     def _hello(self) -> None:
         fields: Header = {

@@ -72,7 +72,7 @@ def link(stack: Stack) -> Iterator[Link]:
 def test_a_worker_that_comes_back_is_heard_while_its_old_connection_seems_alive(
     stack: Stack, link: Link
 ) -> None:
-    stack.broker()
+    stack.broker().wait_ready()  # or the link, which tries once, finds nobody
     settings = (f"broker=tcp://127.0.0.1:{link.port}", "policy.time_s=0.3")
     worker = stack.worker("echo", *settings)
     worker.wait_ready()
