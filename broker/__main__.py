@@ -8,6 +8,7 @@ import signal
 if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
     for _number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(_number, lambda *_: os._exit(0))
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are still to be read
 
 import gc
 import logging

@@ -66,6 +66,11 @@ class BrokerConfig:
             endpoint = getattr(self, key)
             if not endpoint.startswith(("tcp://", "ipc://")):
                 raise ValueError(f"{key} is {endpoint!r}: tcp://ADDRESS:PORT or ipc://PATH")
+            port = endpoint.rpartition(":")[2]
+            if endpoint.startswith("tcp://") and not (port.isdecimal() and 0 < int(port) < 65_536):
+                raise ValueError(
+                    f"{key} is {endpoint!r}: tcp://ADDRESS:PORT, with a port from 1 to 65535"
+                )
             if not (self.keys or self.insecure or _stays_here(endpoint)):
                 raise ValueError(
                     f"{key}={endpoint} is open to other machines, and without keys to everyone: "

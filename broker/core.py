@@ -176,7 +176,7 @@ class Core:
                 f"the message has {size} bytes, {limits.max_bytes} are allowed (limits.max_bytes)"
             )
         if self._stopping:
-            raise errors.Draining("this broker is stopping: ask another one")
+            raise _draining()
         policy = header.get("policy")
         if policy is None or now >= self._learned_at:
             policy = self._resolve(policy, now)  # else its workers may not have said hello yet
@@ -344,5 +344,12 @@ class Core:
         is_last_call, self._stopping = self._stopping, True
         for request in list(self._requests.values()):
             if is_last_call or not request.holders:
-                self.fail(request, errors.Draining("this broker is stopping: ask another one"))
-        self.log(logging.INFO, f"stopping: {self.in_hand} requests are still with workers")
+                self.fail(request, _draining())
+        if not is_last_call:
+            self.log(logging.INFO, f"stopping: {self.in_hand} requests are still with workers")
+
+
+def _draining() -> errors.Draining:
+    error = errors.Draining("this broker is stopping: ask another one, or this one when it is back")
+    error.retry_after_s = _RETRY_MS / 1e3
+    return error

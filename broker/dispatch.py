@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from broker.states import WorkerState
 from broker.workers import Worker
 
+UNTIMED_LEASE_S = 10.0  # for the first request of a worker that does not say how fast it is
+
 
 def first_to_finish(workers: Iterable[Worker]) -> Worker | None:
     """The worker for the next request, or None if every slot is taken.
@@ -29,6 +31,8 @@ def lease_s(worker: Worker, shortest_s: float) -> float:
     Four times the slowest of its recent inferences (which is their 99th percentile, as only
     64 are kept), or of what it says of itself while there are none.
     """
+    if not worker.is_timed:
+        return UNTIMED_LEASE_S
     slowest = max(worker.recent_s, default=worker.mean_s)
     return max(shortest_s, 4.0 * slowest)
 

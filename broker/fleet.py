@@ -202,13 +202,13 @@ class Fleet:
     def _ready(self, worker: Worker, message: WorkerMessage, now: float) -> None:
         header = message.header
         worker.slots = header.get("slots", 1)
-        worker.expect(header.get("inference_ms", 100.0) / 1e3)
+        pace = ""
+        if "inference_ms" in header:
+            worker.expect(header["inference_ms"] / 1e3)
+            pace = f", {worker.mean_s * 1e3:.1f} ms an inference"
         if worker.state is WorkerState.WARMING:
-            self._core.log(
-                logging.INFO,
-                f"worker {_name(worker)} is ready: {worker.slots} slots, "
-                f"{worker.mean_s * 1e3:.1f} ms an inference",
-            )
+            text = f"worker {_name(worker)} is ready: {worker.slots} slots{pace}"
+            self._core.log(logging.INFO, text)
         worker.move("ready")
 
     def _heartbeat(self, worker: Worker, message: WorkerMessage, now: float) -> None:
@@ -284,9 +284,10 @@ class Fleet:
             self._core.counters["dropped foreign reply"] += 1
             return None
         self._release(lease)
-        # One that was stopped for an hour, or a clock that jumped, is not how fast it is: believe
-        # in a slowness step by step.
-        worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
+        if message.header["kind"] == "result":  # a refusal takes no time
+            # One that was stopped for an hour, or a clock that jumped, is not how fast it is:
+            # believe in a slowness step by step.
+            worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
         self._clear(worker)
         if lease.request.is_final:
             self._core.counters["dropped late reply"] += 1

@@ -72,6 +72,7 @@ class Shell:
         self._core = Core(config, secrets.randbits(62), time.monotonic())
         self.counters = self._core.counters
         self._guard = None if keys is None else Guard(keys)
+        self._public = b"" if keys is None else keys.public
         self._context: zmq.Context[Socket] = zmq.Context()
         self._serve: dict[Socket, Callable[[], object]] = {}
         try:
@@ -149,6 +150,11 @@ class Shell:
         except ValueError as error:
             logger.error("the old keys stay, the new ones cannot be read: %s", error)
             return
+        if keys.public != self._public:
+            logger.warning(
+                "the broker's own key was made anew: it holds from the next start on, and until "
+                "then peers whose key files name the new one cannot come in"
+            )
         self._guard.reload(keys)
         logger.info("read the keys again: %d peers may come in", len(keys.peers))
 
@@ -164,8 +170,8 @@ class Shell:
             try:
                 envelope, message = split_envelope(frames)
             except errors.ProtocolError:
-                self.counters["garbage without an envelope"] += 1
-                continue  # nobody to answer: the sender is no REQ, and may be anything
+                self._turn_away(frames)
+                continue
             header: Header = {}
             sender, peer = envelope[0].bytes, ""
             try:
@@ -179,6 +185,19 @@ class Shell:
             event = RobotMessage(sender, envelope, header, message[1:], peer)
             self._do(event, time.monotonic())
         self._to_read.add(self._frontend)
+
+    def _turn_away(self, frames: Sequence[zmq.Frame]) -> None:
+        """A message without an envelope: tell a worker where it belongs, and nobody else."""
+        try:
+            decode_header(frames[1] if len(frames) > 1 else b"", FROM_WORKER)
+        except errors.PolicyError:
+            self.counters["garbage without an envelope"] += 1
+            return
+        error = errors.WorkerRefused(
+            "this port is for robots: workers connect to the broker's backend, "
+            f"{self._config.backend} here"
+        )
+        self._refuse(self._frontend, frames[:1], error)
 
     def _serve_backend(self) -> None:
         for _ in range(_BATCH):

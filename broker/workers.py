@@ -44,6 +44,7 @@ class Worker:
     slots: int = 1
     in_hand: dict[tuple[RequestId, int], Lease] = field(default_factory=dict)
     mean_s: float = 0.1  # of its recent inferences, seen from here
+    is_timed: bool = False  # or of what it says of itself; until then that is a guess
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     leased_at: float = 0.0  # when it was last given work
     free: dict[bytes, Worker] = field(default_factory=dict)  # all of its policy with a free slot
@@ -72,6 +73,7 @@ class Worker:
         """Remember how long an inference took."""
         if not self.recent_s:
             self.mean_s = seconds
+            self.is_timed = True
         self.mean_s += _SMOOTHING * (seconds - self.mean_s)
         self.recent_s.append(seconds)
 
@@ -79,6 +81,7 @@ class Worker:
         """Believe the worker's own measurement until there are better ones."""
         if not self.recent_s:
             self.mean_s = seconds
+            self.is_timed = True
 
     def not_in_hand(self, beat: int, ids: Iterable[tuple[RequestId, int]]) -> list[Lease]:
         """The leases of which a heartbeat proves that this worker doesn't have them.

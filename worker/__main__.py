@@ -6,7 +6,7 @@ import os
 import signal
 
 if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
-    for _number in (signal.SIGINT, signal.SIGTERM):
+    for _number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(_number, lambda *_: os._exit(0))
 
 import logging
@@ -32,7 +32,8 @@ _ABOUT = f"""{__doc__}
 
 usage: python -m worker env=NAME [KEY=VALUE ...]
 
-SIGTERM drains: what is in hand is finished, for up to {DRAIN_S} s, and the worker says goodbye.
+SIGTERM drains, and so does SIGHUP, when its terminal goes: what is in hand is finished, for up to
+{DRAIN_S} s, and the worker says goodbye.
 Exit codes: 0 stopped, 1 a bug, 2 configuration, 3 the policy cannot be served, 4 the broker refused
 this worker or its key."""
 
@@ -62,7 +63,7 @@ def main() -> int:
     except zmq.ZMQError as error:
         logger.error("broker=%s is no address: %s", config.broker, error)
         return MISCONFIGURED
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: service.stop())
     code = service.run()
     if not service.is_idle:

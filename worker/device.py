@@ -11,13 +11,16 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from client import errors
 from client.body import decode_body, encode_body
-from client.wire import Frame, Header, RequestId
-from worker.errors import DeviceLost
+from client.wire import LONGEST_MS, Frame, Header, RequestId
+from worker.errors import DeviceLost, WorkerError
 
 logger = logging.getLogger("worker")
 
@@ -60,9 +63,9 @@ class Answer:
 
 @dataclass(slots=True)
 class Warm:
-    """The policy is ready; one inference takes this long."""
+    """The policy is ready; one inference takes this long, if it knows."""
 
-    inference_ms: float
+    inference_ms: float | None
 
 
 @dataclass(slots=True)
@@ -100,12 +103,9 @@ class Device(threading.Thread):
 
     def take_reports(self) -> list[Report]:
         """All reports so far; clears `wake_fd`."""
-        if not self.reports:
-            return []
-        try:
+        # First the signal, then the reports: one that comes in between signals again.
+        with suppress(BlockingIOError):
             os.eventfd_read(self.wake_fd)
-        except BlockingIOError:
-            return []
         return [self.reports.popleft() for _ in range(len(self.reports))]
 
     def run(self) -> None:
@@ -115,8 +115,7 @@ class Device(threading.Thread):
             if load is not None:
                 load()
             warm_up = getattr(self._policy, "warm_up", None)
-            inference_ms = warm_up() if warm_up is not None else None
-            self._report(Warm(1.0 if inference_ms is None else float(inference_ms)))
+            self._report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
             while True:
                 for answer in self._answers(self._next_batch()):
                     self._report(answer)
@@ -174,6 +173,18 @@ class Device(threading.Thread):
             return error
 
 
+def _checked_ms(said: Any) -> float | None:
+    if said is None:
+        return None
+    with suppress(TypeError, ValueError):
+        if 0.0 <= float(said) <= LONGEST_MS:
+            return float(said)
+    raise WorkerError(
+        f"the policy's warm_up answered {said!r}: the milliseconds of an inference, or None, "
+        "are expected"
+    )
+
+
 def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
     encoding = time.monotonic()
     try:
@@ -204,8 +215,10 @@ def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
 
 
 def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
-    if not isinstance(result, dict) or "actions" not in result:
-        raise errors.PolicyFailed("the policy answered something else than a dict with `actions`")
+    if not isinstance(result, dict) or not isinstance(result.get("actions"), np.ndarray):
+        raise errors.PolicyFailed(
+            "the policy answered something else than a dict whose `actions` are a numpy array"
+        )
     try:
         return encode_body({"policy_timing": {"infer_ms": infer_ms}, **result}, buffers=buffers)
     except errors.BadObservation as error:

@@ -285,13 +285,13 @@ class Service:
     def _say_ready(self) -> None:
         if self._warm is None or self._epoch is None:
             return
-        ready = {
-            "kind": "ready",
-            "slots": self._slots,
-            "inference_ms": self._warm.inference_ms,
-        }
+        ready: Header = {"kind": "ready", "slots": self._slots}
+        pace = ""
+        if (inference_ms := self._warm.inference_ms) is not None:
+            ready["inference_ms"] = inference_ms
+            pace = f", {inference_ms:.1f} ms an inference"
         if self._send(ready):
-            logger.info("ready: serving %r, %.1f ms warm", self._name, self._warm.inference_ms)
+            logger.info("ready: serving %r%s", self._name, pace)
 
     def _state(self) -> str:
         if self._draining_until is not None:

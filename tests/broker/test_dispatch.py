@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from broker.dispatch import first_to_finish, lease_s, predicted_wait_s
+from broker.dispatch import UNTIMED_LEASE_S, first_to_finish, lease_s, predicted_wait_s
 from broker.states import WorkerState
 from broker.workers import Lease, Worker
 from client.wire import RequestId
@@ -59,7 +59,9 @@ def test_of_equals_the_one_that_rested_longest() -> None:
 
 
 def test_a_lease_is_four_times_the_slowest_recent_inference() -> None:
-    fresh = worker("w", mean_s=0.2)
+    fresh = worker("w")
+    assert lease_s(fresh, shortest_s=0.25) == UNTIMED_LEASE_S
+    fresh.expect(0.2)
     assert lease_s(fresh, shortest_s=0.25) == pytest.approx(0.8)
     for seconds in (0.1, 0.3, 0.1):
         fresh.took(seconds)

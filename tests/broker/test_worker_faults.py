@@ -7,6 +7,8 @@ import pytest
 from broker.config import BrokerConfig, Timers
 from broker.events import ConnectionLost
 from broker.fleet import MAX_ATTEMPTS
+from broker.states import WorkerState
+from broker.workers import Worker
 from tests.broker.scenario import EPOCH, Ask, Scenario
 
 SUSPECT_S = Timers().suspect_ms / 1e3
@@ -23,6 +25,10 @@ def given_to(story: Scenario, worker: str) -> Ask:
     ask = story.ask("arm")
     assert story.work(worker) == [ask.id]
     return ask
+
+
+def _worker(story: Scenario, name: str) -> Worker:
+    return story.core._fleet.pool.by_id[name.encode()]
 
 
 # A worker dies idle.
@@ -229,6 +235,34 @@ def test_a_slow_policy_is_not_taken_for_a_hang(story: Scenario) -> None:
     assert len(story.given) == 1
     story.finish(story.given[0][0])
     assert story.outcome(ask) == "result"
+
+
+def test_nothing_is_known_of_a_worker_that_does_not_say_how_fast_it_is(story: Scenario) -> None:
+    story.hello("w1")
+    story.tell_from("w1", "ready", slots=1)
+    story.slots["w1"] = 1
+    ask = story.ask("arm", deadline_s=30.0)
+    story.after(9.0)
+    assert _worker(story, "w1").state is WorkerState.READY
+    story.finish("w1")
+    assert story.outcome(ask) == "result"
+    assert _worker(story, "w1").mean_s == pytest.approx(9.0)
+
+
+def test_a_refusal_does_not_tell_how_fast_a_worker_is(story: Scenario) -> None:
+    story.join("w1", inference_ms=600.0)
+    for _ in range(5):
+        story.ask("arm")
+        story.finish("w1", "failure", code="bad_observation", message="no")
+    assert _worker(story, "w1").mean_s == pytest.approx(0.6)
+
+
+def test_a_worker_that_was_stopped_for_long_is_not_taken_for_slow(story: Scenario) -> None:
+    story.join("w1", inference_ms=30.0)
+    story.ask("arm", deadline_s=3600.0)
+    story.after(600.0)
+    story.finish("w1")
+    assert _worker(story, "w1").mean_s <= 2 * LEASE_S
 
 
 # A worker falls silent.

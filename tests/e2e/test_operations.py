@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client import errors
-from scripts.processes import Processes
+from scripts.processes import Processes, free_ports
 from tests.e2e.site import PATIENCE_S, Site, until
 
 
@@ -81,6 +82,27 @@ def test_a_stopping_worker_finishes_and_gets_nothing_new(site: Site) -> None:
         client.infer({"x": 1})
 
 
+def test_a_worker_at_the_robots_port_is_told_where_it_belongs(site: Site) -> None:
+    site.start_broker()
+    site.back, right = site.port, site.back
+    worker = site.start_worker("lost", "policy=echo")
+    assert worker.wait(PATIENCE_S) == 4
+    assert f"backend, tcp://127.0.0.1:{right}" in worker.last_words()
+
+
+def test_a_worker_whose_terminal_goes_drains(site: Site) -> None:
+    site.start_broker()
+    worker = site.start_worker("one", "policy=null", "policy.time_s=0.4")
+    worker.wait_ready()
+    answers: list[object] = []
+    thread = outcome(site, answers)
+    until(lambda: in_hand(site) == 1)
+    os.kill(worker.pid, signal.SIGHUP)
+    assert worker.wait(PATIENCE_S) == 0
+    thread.join(PATIENCE_S)
+    assert answers == [(50, 14)]
+
+
 def test_json_logs_of_both_processes_name_the_request(site: Site) -> None:
     broker = site.start_broker("log_format=json")
     wrong = "policy.action_dim=wrong"  # noticed only when it is used
@@ -139,6 +161,10 @@ def test_each_cause_has_its_exit_code(
         if code is None:  # cannot bind: someone else is there
             site, code = Site(processes, None), 3
             site.start_broker()
-            settings = [f"frontend=tcp://127.0.0.1:{site.port}", "backend=tcp://127.0.0.1:*"]
+            (free,) = free_ports(1)
+            settings = [
+                f"frontend=tcp://127.0.0.1:{site.port}",
+                f"backend=tcp://127.0.0.1:{free}",
+            ]
         process = processes.start("one", module, *settings)
         assert process.wait(PATIENCE_S) == code, process.last_words()

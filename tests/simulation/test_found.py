@@ -19,6 +19,7 @@ from tests.simulation.schedule import (
     Ask,
     AskAgain,
     Cut,
+    Jump,
     Pause,
     RobotSpec,
     Schedule,
@@ -48,6 +49,17 @@ _READY_LOST: tuple[Step, ...] = (
     Cut(at=0.12, peer="w0", peer_after_s=0.05, broker_after_s=0.05, hint="none"),
 )
 
+# A worker was busy when the clock jumped by 100 s (a machine that slept): it was taken to need
+# that long for an inference, and requests that would have been answered at once were refused.
+_SLEPT: tuple[Step, ...] = (
+    Ask(at=0.88, robot=2, policy="b"),
+    Pause(at=0.89, seconds=1.33, only_busy=True),
+    Jump(at=2.12, seconds=100.0),
+)
+
+_TWO_POLICIES = Setting(
+    workers=(WorkerSpec(), WorkerSpec(policy="b")), robots=(RobotSpec(), RobotSpec(), RobotSpec())
+)
 _PIPELINER = Setting(
     workers=(WorkerSpec(slots=4),), robots=(RobotSpec(pipelines=True, delay_s=0.02),)
 )
@@ -90,14 +102,23 @@ def _take_ready_for_granted(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Fleet, "_heartbeat", heartbeat)
 
 
+def _believe_in_any_slowness(patch: pytest.MonkeyPatch) -> None:
+    def took(self: Worker, seconds: float) -> None:
+        original(self, 100.0 if seconds > 0.4 else seconds)
+
+    original = Worker.took
+    patch.setattr(Worker, "took", took)
+
+
 @pytest.mark.parametrize(
     ("setting", "steps", "undo", "invariant"),
     [
         (Setting(), _OVERTAKEN, _believe_the_last_to_come, 2),
         (_PIPELINER, _ASKED_ANEW, _number_by_request_alone, 4),
         (_LATE, _READY_LOST, _take_ready_for_granted, 5),
+        (_TWO_POLICIES, _SLEPT, _believe_in_any_slowness, 5),
     ],
-    ids=["overtaken", "asked anew", "ready lost"],
+    ids=["overtaken", "asked anew", "ready lost", "slept"],
 )
 def test_what_was_found_is_mended(
     setting: Setting,

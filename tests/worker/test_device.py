@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import select
 import time
 from collections.abc import Callable
@@ -68,7 +69,9 @@ def test_an_answer() -> None:
 
 
 def test_a_policy_that_times_itself_is_believed() -> None:
-    policy = Scripted(lambda observation: {"actions": 1, "policy_timing": {"infer_ms": 7.0}})
+    policy = Scripted(
+        lambda observation: {"actions": np.ones(1), "policy_timing": {"infer_ms": 7.0}}
+    )
     (answer,) = answer_to(policy, job())
     assert decode_body(list(answer.payload))["policy_timing"] == {"infer_ms": 7.0}
 
@@ -115,7 +118,11 @@ def raising(error: Exception) -> Scripted:
         (raising(RuntimeError("\ud800")), "policy_failed", "RuntimeError"),
         (Scripted(lambda observation: None), "policy_failed", "`actions`"),
         (Scripted(lambda observation: {"action": 1}), "policy_failed", "`actions`"),
-        (Scripted(lambda observation: {"actions": {1}}), "policy_failed", "cannot be sent"),
+        (
+            Scripted(lambda observation: {"actions": np.ones(1), "seen": {1}}),
+            "policy_failed",
+            "cannot be sent",
+        ),
     ],
 )
 def test_a_fault_is_an_answer_and_the_next_job_is_done(
@@ -129,7 +136,7 @@ def test_a_fault_is_an_answer_and_the_next_job_is_done(
 
 def test_a_job_whose_deadline_has_passed_is_not_done() -> None:
     done = []
-    policy = Scripted(lambda observation: done.append(observation) or {"actions": 1})  # type: ignore[func-returns-value]
+    policy = Scripted(lambda observation: done.append(observation) or actions({}))  # type: ignore[func-returns-value]
     late, fine = answer_to(policy, job(deadline_ms=0.0), job(deadline_ms=60_000.0))
     assert late.fields["code"] == "deadline_exceeded"
     assert fine.fields["kind"] == "result"
@@ -153,6 +160,38 @@ def test_load_then_warm_up_then_ready() -> None:
     assert order == ["load", "warm up"]
     assert isinstance(warm, Warm)
     assert (warm.inference_ms, type(warm.inference_ms)) == (2.5, float)
+
+
+def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
+    device = Device(Scripted(actions))
+    device.start()
+    assert reports(device, 1) == [Warm(None)]
+
+
+@pytest.mark.parametrize("said", [float("nan"), -1.0, float("inf"), "fast", [1.0]])
+def test_a_speed_that_is_none(said: Any) -> None:
+    policy = Scripted(actions)
+    policy.warm_up = lambda: said  # type: ignore[attr-defined]
+    device = Device(policy)
+    device.start()
+    (broken,) = reports(device, 1)
+    assert isinstance(broken, Broken)
+    assert "warm_up answered" in str(broken.error)
+
+
+def test_a_signal_without_a_report_does_not_stay() -> None:
+    """As when one report is taken along with the one before it, and signals after that."""
+    device = Device(Scripted(actions))
+    os.eventfd_write(device.wake_fd, 1)
+    assert device.take_reports() == []
+    assert not select.select([device.wake_fd], [], [], 0)[0]
+
+
+@pytest.mark.parametrize("result", [{"actions": [[0.0]]}, {"actions": None}, {}, [0.0], None])
+def test_actions_that_are_no_array(result: Any) -> None:
+    (answer,) = answer_to(Scripted(lambda observation: result), job())
+    assert answer.fields["code"] == "policy_failed"
+    assert "numpy array" in answer.fields["message"]
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no such weights"), SystemExit(1), MemoryError()])
