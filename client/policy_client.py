@@ -96,7 +96,10 @@ class ZmqPolicyClient:
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}: 1 to 65535")
         if "://" not in host:
-            host = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+            if host.count(":") == 1 or "]:" in host:
+                raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
+            # Only addresses of IPv6 have colons.
+            host = f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self._timeout_s = timeout_s
         self._copy = copy
         self._uuid = uuid.uuid4().bytes
