@@ -208,10 +208,13 @@ class ZmqPolicyClient:
 
     def close(self) -> None:
         """Close the socket; further calls raise `ClientClosed`. May be called twice."""
+        if os.getpid() != self._pid:
+            # The socket is the parent's, and the lock may have come here locked, for ever.
+            self._closed = True
+            return
         with self._lock:
             self._closed = True
-            if os.getpid() == self._pid:
-                self._connection.drop()
+            self._connection.drop()
 
     def __enter__(self) -> ZmqPolicyClient:
         return self

@@ -340,6 +340,19 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
 assert client.infer({"tag": "parent"})["tag"] == "parent"
 """
+FORKED_IN_CALL = """
+import os, signal, sys
+from client import ZmqPolicyClient
+client = ZmqPolicyClient("127.0.0.1", int(sys.argv[1]))
+client._lock.acquire()  # as another thread's `infer` has it
+child = os.fork()
+if child == 0:
+    signal.alarm(5)
+    client.close()
+    os._exit(17)
+client._lock.release()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+"""
 UNCLOSED = """
 import sys
 from client import ZmqPolicyClient
@@ -347,7 +360,9 @@ ZmqPolicyClient("127.0.0.1", int(sys.argv[1])).infer({})
 """
 
 
-@pytest.mark.parametrize("script", [FORKED, UNCLOSED], ids=["fork", "never closed"])
+@pytest.mark.parametrize(
+    "script", [FORKED, FORKED_IN_CALL, UNCLOSED], ids=["fork", "in a call", "never closed"]
+)
 def test_a_program_of_its_own(script: str) -> None:
     with ScriptedBroker() as broker:
         command = [sys.executable, "-c", script, str(broker.port)]
