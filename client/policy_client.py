@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import socket as hostnames
 import threading
@@ -148,7 +149,10 @@ class ZmqPolicyClient:
 
         Raises:
             errors.PolicyError: one of its subclasses, see `client.errors`.
+            ValueError: `deadline_s` is not a number.
         """
+        if deadline_s is not None and math.isnan(deadline_s):
+            raise ValueError("deadline_s is nan: seconds are expected")
         started = time.monotonic()
         until = started + (self._timeout_s if deadline_s is None else min(deadline_s, LONGEST_S))
         body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)

@@ -207,6 +207,16 @@ def test_an_ipv6_address_may_have_brackets(host: str) -> None:
         ZmqPolicyClient(host, 1, connect_timeout_s=0.1)
 
 
+def test_a_deadline_that_is_no_number(client: ZmqPolicyClient) -> None:
+    with pytest.raises(ValueError, match="deadline_s is nan"):
+        client.infer({}, deadline_s=math.nan)
+
+
+def test_a_seed_that_is_too_large_is_told_the_range(client: ZmqPolicyClient) -> None:
+    with pytest.raises(errors.BadObservation, match=r"seed: .*to 2\^64 - 1"):
+        client.infer({}, seed=2**70)
+
+
 def test_a_whole_endpoint_and_an_endless_deadline(broker: ScriptedBroker) -> None:
     with ZmqPolicyClient(f"tcp://127.0.0.1:{broker.port}", 1) as client:
         assert client.infer({"tag": 3}, deadline_s=math.inf)["tag"] == 3
