@@ -241,6 +241,11 @@ def test_a_port_of_another_service(server: Any) -> None:
         connect(port, connect_timeout_s=0.5)
 
 
+def test_silence_may_be_a_broker_that_hangs() -> None:
+    with silent_server() as port, pytest.raises(errors.ConnectionRefusedByPeer, match="hangs"):
+        connect(port, connect_timeout_s=0.5)
+
+
 def test_a_peer_that_breaks_the_connection_each_time_is_not_flooded() -> None:
     """libzmq hangs up on an answer without a delimiter; the client asks again, ever more slowly."""
     with ScriptedBroker(*[broken] * 1000) as broker, connect(broker.port) as client:
