@@ -31,10 +31,9 @@ def test_settings_arrive_with_their_types() -> None:
     assert worker("env=libero", "num_steps=3", "name=mine").num_steps == 3
 
 
-def test_an_address_with_brackets_needs_quotes() -> None:
-    assert broker("frontend='tcp://[::1]:8000'").frontend == "tcp://[::1]:8000"
-    with pytest.raises(ConfigError):
-        broker("frontend=tcp://[::1]:8000")
+@pytest.mark.parametrize("given", ["'tcp://[::1]:8000'", "tcp://[::1]:8000"])
+def test_an_address_with_brackets_may_have_quotes(given: str) -> None:
+    assert broker(f"frontend={given}").frontend == "tcp://[::1]:8000"
 
 
 @pytest.mark.parametrize(
@@ -125,7 +124,8 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("name=''", "name= must not be empty"),
         ("name=null", "name"),
         ("~broker", "broker"),
-        ("default_prompt=pick it up, then fold it", "default_prompt"),
+        ("default_prompt='pick it' up", r"cannot be read: .* needs quotes, .default_prompt="),
+        ("policy.words=a!", r"policy.words=a! cannot be read: .* quotes, ['\"]policy.words=.*a!"),
     ],
 )
 def test_a_workers_mistake_is_one_line_that_names_it(override: str, words: str) -> None:
@@ -139,11 +139,44 @@ def test_a_mistake_beside_a_policy_of_ones_own() -> None:
         worker("policy={_target_: my_lab.Policy}", "foo=1")
 
 
-def test_prompts_are_quoted_as_the_readme_says() -> None:
-    comma = worker("env=aloha", "default_prompt='pick it up, then fold it'")
-    assert comma.default_prompt == "pick it up, then fold it"
-    apostrophe = worker("env=aloha", 'default_prompt="open the robot\'s hand"')
-    assert apostrophe.default_prompt == "open the robot's hand"
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "pick it up, then fold it",
+        "open the robot's hand",
+        "open 'it' \\' now\\",
+        'the right Größe (it) ! & # ; = " ~ {a} [b] 10% $5',
+        "pick (it)",
+        "range(1,3)",
+        "機を取る",
+    ],
+)
+def test_prompts_need_no_quotes_of_hydra(prompt: str) -> None:
+    assert worker("env=aloha", f"default_prompt={prompt}").default_prompt == prompt
+    assert worker("env=aloha", f"++env.default_prompt={prompt}").env.default_prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("quoted", "prompt"),
+    [
+        ("'pick it up, then fold it'", "pick it up, then fold it"),
+        ('"open the robot\'s hand"', "open the robot's hand"),
+        (r'"\"Open\" it"', '"Open" it'),
+    ],
+)
+def test_prompts_may_have_quotes_of_hydra(quoted: str, prompt: str) -> None:
+    assert worker("env=aloha", f"default_prompt={quoted}").default_prompt == prompt
+
+
+def test_what_hydra_reads_by_itself_it_reads() -> None:
+    assert worker("env=aloha_towel", "default_prompt=null").default_prompt is None
+    assert worker("env=aloha", "default_prompt=${name}").default_prompt == "aloha"
+    assert worker("env=aloha", r"default_prompt=a\, b").default_prompt == "a, b"
+
+
+def test_a_value_that_the_shell_took_apart_is_told_whole() -> None:
+    with pytest.raises(ConfigError, match=r"'it' is not key=value: .* 'default_prompt=pick it up'"):
+        worker("env=aloha", "default_prompt=pick", "it", "up", "device=cpu")
 
 
 @pytest.mark.parametrize("others", [("env=libero",), ("model=tiny",), ("env=droid", "model=pi0")])
