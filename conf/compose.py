@@ -159,12 +159,17 @@ def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
 
 
 def _check_sections(tree: Any, schema: type[Any], path: str = "") -> None:
-    """Refuse a single value where a section or a list belongs: OmegaConf would not say where."""
+    """Refuse what OmegaConf would take, or not say where.
+
+    That is a number for true or false, and a single value where a section or a list belongs.
+    """
     for key, hint in get_type_hints(schema).items():
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         here, value = f"{path}{key}", tree.get(key, "???")
         if value == "???" or (value is None and NoneType in kinds):
             continue  # to be missed, if it must not be
+        if kinds[0] is bool and type(value) in (int, float):  # OmegaConf takes any number for true
+            raise ConfigError(f"{here} is {value!r}: true or false is expected")
         if get_origin(kinds[0]) is list and not isinstance(value, list):
             raise ConfigError(f"{here} is {value!r}: a list is expected, such as [1, 2]")
         if is_dataclass(kinds[0]) and isinstance(kinds[0], type):
