@@ -134,7 +134,9 @@ def _as_hydra_has_it(override: str) -> list[str]:
         return ["policy='null'"]
     if override.startswith("policy={"):
         # Hydra would merge it into the default policy, whose keys another class does not take.
-        return ["~policy", f"+{override}"]
+        # What it is given are plain dicts and lists, which can also be sent on as its metadata.
+        convert = [] if "_convert_" in override else ["+policy._convert_=object"]
+        return ["~policy", f"+{override}", *convert]
     return [override]
 
 

@@ -186,7 +186,8 @@ def test_a_value_that_the_shell_took_apart_is_told_whole() -> None:
 @pytest.mark.parametrize("others", [("env=libero",), ("model=tiny",), ("env=droid", "model=pi0")])
 def test_a_policy_of_ones_own_gets_its_own_keys_and_no_others(others: tuple[str, ...]) -> None:
     config = worker(*others, "policy={_target_: my_lab.policies.Upright, height: 0.3}")
-    assert config.policy == {"_target_": "my_lab.policies.Upright", "height": 0.3}
+    target = {"_target_": "my_lab.policies.Upright", "_convert_": "object"}
+    assert config.policy == {**target, "height": 0.3}
 
 
 def test_keys_of_a_policy_can_be_set_one_by_one() -> None:
