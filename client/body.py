@@ -93,6 +93,8 @@ class _Encoder:
             return list(value)
         if isinstance(value, dict):
             return dict(value)
+        if type(value) is int:  # msgpack takes those that fit by itself
+            raise TypeError(f"{value} cannot be sent: integers go from -2^63 to 2^64 - 1")
         raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
 
     def _array(self, array: np.ndarray[Any, Any]) -> dict[str, Any]:

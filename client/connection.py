@@ -120,7 +120,8 @@ class Connection:
         if self._reached:
             return ConnectionRefusedByPeer(
                 f"{self.endpoint} accepts connections and stays silent: is it another "
-                "service's port? The broker's robots' side is its `frontend`, 8000 by default"
+                "service's port (the broker's robots' side is its `frontend`, 8000 by default), "
+                "or a broker that is stopped or hangs?"
             )
         return BrokerUnreachable(
             f"no broker answers at {self.endpoint}: check host and port, that "

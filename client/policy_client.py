@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
+import math
 import os
 import socket as hostnames
 import threading
@@ -96,7 +97,10 @@ class ZmqPolicyClient:
         if not 0 < port < 65536:
             raise ValueError(f"port is {port}: 1 to 65535")
         if "://" not in host:
-            host = f"tcp://[{host}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+            if host.count(":") == 1 or "]:" in host:
+                raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
+            # Only addresses of IPv6 have colons.
+            host = f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
         self._timeout_s = timeout_s
         self._copy = copy
         self._uuid = uuid.uuid4().bytes
@@ -145,7 +149,10 @@ class ZmqPolicyClient:
 
         Raises:
             errors.PolicyError: one of its subclasses, see `client.errors`.
+            ValueError: `deadline_s` is not a number.
         """
+        if deadline_s is not None and math.isnan(deadline_s):
+            raise ValueError("deadline_s is nan: seconds are expected")
         started = time.monotonic()
         until = started + (self._timeout_s if deadline_s is None else min(deadline_s, LONGEST_S))
         body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)
@@ -205,10 +212,13 @@ class ZmqPolicyClient:
 
     def close(self) -> None:
         """Close the socket; further calls raise `ClientClosed`. May be called twice."""
+        if os.getpid() != self._pid:
+            # The socket is the parent's, and the lock may have come here locked, for ever.
+            self._closed = True
+            return
         with self._lock:
             self._closed = True
-            if os.getpid() == self._pid:
-                self._connection.drop()
+            self._connection.drop()
 
     def __enter__(self) -> ZmqPolicyClient:
         return self

@@ -8,7 +8,9 @@ compose API is used, so nothing is written and nothing configured. Every mistake
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
@@ -18,6 +20,8 @@ from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 from hydra import compose as hydra_compose
 from hydra import initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -40,11 +44,13 @@ def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema
     Raises:
         ConfigError: an unknown key or group, or a value of a wrong type or out of range.
     """
+    _check_form(overrides)
     for override in overrides:
         if override.lstrip("+~").startswith("hydra."):  # it would be taken, and change nothing
             raise ConfigError(f"unknown key {override!r}: Hydra's own settings are not used here")
         _check_choice(name, override)
-    words = [word for override in overrides for word in _as_hydra_has_it(override)]
+    quoted = [_quoted(schema, override) for override in overrides]
+    words = [word for override in quoted for word in _as_hydra_has_it(override)]
     with initialize_config_dir(str(FOLDER), version_base="1.3"):
         try:
             composed = hydra_compose(name, words)
@@ -85,13 +91,52 @@ def _check_choice(name: str, override: str) -> None:
         )
 
 
+def _check_form(overrides: Sequence[str]) -> None:
+    """Refuse words without `=`: most often a text with spaces, which the shell has taken apart."""
+    for number, override in enumerate(overrides):
+        if "=" in override or override.startswith("~"):
+            continue
+        before = overrides[number - 1 : number]
+        rest = itertools.takewhile(lambda word: "=" not in word, overrides[number:])
+        meant = shlex.quote(" ".join([*before, *rest]))
+        hint = f": is it one with the word before, {meant}?" if before else ""
+        raise ConfigError(f"{override!r} is not key=value{hint}")
+
+
+def _quoted(schema: type[Any], override: str) -> str:
+    """The override; a text that Hydra would not take as it is gets Hydra's quotes."""
+    key, _, value = override.partition("=")
+    if not _is_text(schema, key.lstrip("+")) or value.startswith(("'", '"')):
+        return override
+    try:
+        if not OverridesParser.create().parse_override(override).is_sweep_override():
+            return override
+    except HydraException:
+        pass
+    return f"{key}={_in_quotes(value)}"
+
+
+def _is_text(schema: type[Any], key: str) -> bool:
+    """Does `key`, such as `env.name`, take a text?"""
+    kind: Any = schema
+    for part in key.split("."):
+        kind = get_type_hints(kind).get(part) if is_dataclass(kind) else None
+    return kind is str or kind == str | None
+
+
+def _in_quotes(text: str) -> str:
+    return QuotedString(text, Quote.single).with_quotes()
+
+
 def _as_hydra_has_it(override: str) -> list[str]:
     if override == "policy=null":
         # To Hydra a bare null is "no choice"; here it is the policy that does nothing.
         return ["policy='null'"]
     if override.startswith("policy={"):
         # Hydra would merge it into the default policy, whose keys another class does not take.
-        return ["~policy", f"+{override}"]
+        # What it is given are plain dicts and lists, which can also be sent on as its metadata.
+        convert = [] if "_convert_" in override else ["+policy._convert_=object"]
+        return ["~policy", f"+{override}", *convert]
     return [override]
 
 
@@ -116,12 +161,17 @@ def _typed(composed: DictConfig, schema: type[Schema]) -> Schema:
 
 
 def _check_sections(tree: Any, schema: type[Any], path: str = "") -> None:
-    """Refuse a single value where a section or a list belongs: OmegaConf would not say where."""
+    """Refuse what OmegaConf would take, or not say where.
+
+    That is a number for true or false, and a single value where a section or a list belongs.
+    """
     for key, hint in get_type_hints(schema).items():
         kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
         here, value = f"{path}{key}", tree.get(key, "???")
         if value == "???" or (value is None and NoneType in kinds):
             continue  # to be missed, if it must not be
+        if kinds[0] is bool and type(value) in (int, float):  # OmegaConf takes any number for true
+            raise ConfigError(f"{here} is {value!r}: true or false is expected")
         if get_origin(kinds[0]) is list and not isinstance(value, list):
             raise ConfigError(f"{here} is {value!r}: a list is expected, such as [1, 2]")
         if is_dataclass(kinds[0]) and isinstance(kinds[0], type):
@@ -149,6 +199,13 @@ def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
         key = override.lstrip("+~").partition("=")[0]
         if key not in known and not key.startswith("policy."):
             return _unknown(key, known)
+    for override in overrides:
+        key, _, value = override.partition("=")
+        try:
+            OverridesParser.create().parse_override(override)
+        except HydraException:
+            quoted = shlex.quote(f"{key}={_in_quotes(value)}")
+            return f"{override} cannot be read: a text with such signs needs quotes, {quoted}"
     return " ".join(str(error).split())
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from typing import Any
 
 _MOST_A_SECOND = 100
 _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -27,10 +28,13 @@ class TextLines(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line, without a traceback."""
-        # Peers' words stand in it: none of them may begin a line, or it could pass for ours.
-        record.message = record.message.replace("\n", "\n    ")
+        record.message = _harmless(record.message)
         about = "".join(f" {key}={value!r}" for key, value in _about(record).items() if value)
         return super().formatMessage(record) + about
+
+    def formatException(self, ei: Any) -> str:  # noqa: N802
+        """The traceback, whose last line may have a peer's words as well."""
+        return _harmless(super().formatException(ei))
 
 
 class JsonLines(logging.Formatter):
@@ -77,6 +81,18 @@ class Throttle(logging.Filter):
             return True
         self._left_out += 1
         return False
+
+
+def _harmless(text: str) -> str:
+    """Peers' words stand in it: none may begin a line, or move the cursor, and pass for ours."""
+    lines = text.split("\n")
+    return "\n    ".join("".join(map(_visible, line)) for line in lines)
+
+
+def _visible(character: str) -> str:
+    if character.isprintable() or character == "\t":
+        return character
+    return character.encode("unicode_escape").decode("ascii")
 
 
 def _about(record: logging.LogRecord) -> dict[str, object]:

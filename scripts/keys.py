@@ -58,7 +58,11 @@ def make(folder: Path, name: str, role: Role, policies: Sequence[str]) -> Path:
     broker_key = read_keys(folder).public.decode("ascii")
     _write(secret_file, 0o600, {"name": name, "role": role, **pair, "broker_key": broker_key})
     peer = {"name": name, "role": role, "policies": list(policies) or None}
-    _write(public_file, 0o644, {**peer, "public_key": pair["public_key"]})
+    try:
+        _write(public_file, 0o644, {**peer, "public_key": pair["public_key"]})
+    except BaseException:
+        secret_file.unlink()
+        raise
     return secret_file
 
 
@@ -68,11 +72,12 @@ def revoke(folder: Path, name: str) -> None:
     Raises:
         KeysError: there is no such peer.
     """
-    public_file = folder / f"{name}.json"
-    if not _NAME.fullmatch(name) or not public_file.exists():
+    files = [folder / f"{name}.json", folder / f"{name}.key"]
+    is_name = _NAME.fullmatch(name) and name != "broker"
+    if not is_name or not any(path.exists() for path in files):
         raise KeysError(f"{folder} has no key of {name}: `list` shows those that there are")
-    public_file.unlink()
-    (folder / f"{name}.key").unlink(missing_ok=True)
+    for path in files:
+        path.unlink(missing_ok=True)
 
 
 def listing(folder: Path) -> list[dict[str, object]]:
@@ -105,9 +110,13 @@ def _pair() -> dict[str, str]:
 def _write(path: Path, mode: int, content: Mapping[str, object]) -> None:
     # Never readable by others, not even for a moment; and never over an existing key.
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-    with open(descriptor, "w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1)
-        file.write("\n")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            json.dump(content, file, indent=1)
+            file.write("\n")
+    except BaseException:  # a full disk: half a key would be in the way of the next try
+        path.unlink()
+        raise
 
 
 def _table(rows: list[dict[str, object]]) -> Table:

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import os
 import signal
 import sys
 import time
+import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn, TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -86,40 +87,80 @@ class Tally:
 
 
 def play(seeds: range, jobs: int, tally: Tally, console: Console) -> Schedule | None:
-    """Play seeds in several processes; returns the schedule of the first that fails."""
+    """Play seeds in several processes; returns the schedule of the first that fails.
+
+    Raises:
+        RuntimeError: a process ended early; it has printed why.
+    """
     columns = (TextColumn("seed"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     batches = [seeds[first : first + _BATCH] for first in range(0, len(seeds), _BATCH)]
-    # Forked: what a test has planted in the core is planted in them too.
-    context = multiprocessing.get_context("fork")
-    with signals_wait():
-        processes = context.Pool(min(jobs, len(batches)), _begin, [os.getpid()])
-    # Leaving the context kills them at once, whatever they are at.
-    with processes as pool, Progress(*columns, console=console) as progress:
+    with _players(batches, jobs) as players, Progress(*columns, console=console) as progress:
         task = progress.add_task("", total=len(seeds))
-        for outcomes, failed in pool.imap(_play, batches):
-            for outcome in outcomes:
-                tally.add(outcome)
-            if failed is not None:
-                return generate(failed)
+        for number, batch in enumerate(batches):
+            line = players[number % len(players)].readline()
+            if not line.endswith("\n"):
+                raise RuntimeError(f"the process that played seeds {batch} ended")
+            told = json.loads(line)
+            for outcome in told["outcomes"]:
+                tally.add(Outcome(**{**outcome, "words": Counter(outcome["words"])}))
+            if told["failed"] is not None:
+                return generate(told["failed"])
             progress.update(task, completed=tally.seeds)
     return None
 
 
-def _begin(parent: int) -> None:
-    """In a new process: Ctrl-C is the parent's affair, and so is our end."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    die_with(parent)()
+@contextmanager
+def _players(batches: Sequence[range], jobs: int) -> Iterator[list[TextIO]]:
+    """Processes that take turns at the batches; what each says, a line a batch, in its order.
+
+    Forked: what a test has planted in the core is planted in them too. Leaving kills them at once,
+    whatever they are at.
+    """
+    pids: list[int] = []
+    players: list[TextIO] = []
+    parent, count = os.getpid(), min(jobs, len(batches))
+    try:
+        with signals_wait():
+            for first in range(count):
+                ours, theirs = os.pipe()
+                pid = os.fork()
+                if pid == 0:
+                    _play_all(batches[first::count], theirs, parent)
+                os.close(theirs)
+                pids.append(pid)
+                players.append(os.fdopen(ours))
+        yield players
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        for player in players:
+            player.close()
 
 
-def _play(seeds: range) -> tuple[list[Outcome], int | None]:
+def _play_all(batches: Sequence[range], pipe: int, parent: int) -> NoReturn:
+    """In a new process: all of it. Ctrl-C is the parent's affair, and so is our end."""
+    try:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        die_with(parent)()
+        with os.fdopen(pipe, "w") as lines:
+            for batch in batches:
+                print(json.dumps(_play(batch)), file=lines, flush=True)
+    except BaseException:  # noqa: BLE001 (never back into the code of the parent)
+        traceback.print_exc()
+        os._exit(1)
+    os._exit(0)
+
+
+def _play(seeds: range) -> dict[str, Any]:
     """What the seeds before the first failing one did, and which that is."""
     outcomes = []
     for seed in seeds:
         try:
-            outcomes.append(World(generate(seed)).play())
+            outcomes.append(vars(World(generate(seed)).play()))
         except Violation:
-            return outcomes, seed
-    return outcomes, None
+            return {"outcomes": outcomes, "failed": seed}
+    return {"outcomes": outcomes, "failed": None}
 
 
 def explain(schedule: Schedule, console: Console) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console, Group
+from rich.columns import Columns
+from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -20,43 +22,21 @@ from client.policy_client import DEFAULT_PORT
 
 _INTERVAL_S = 1.0
 _TIMEOUT_S = 5.0
+_SOON_S = 2.0  # so long may an answer take while we watch
 
 
-def render(status: Mapping[str, Any]) -> Group:
-    """Everything that the broker told (`broker.status.report`), as tables."""
+def render(status: Mapping[str, Any], console: Console | None = None, trouble: str = "") -> Group:
+    """Everything that the broker told (`broker.status.report`), as tables.
+
+    Args:
+        status: what it told last.
+        console: whose screen it has to fit on; by default it is as long as it is.
+        trouble: why it is not told anew, if it is not.
+    """
     waiting, hidden = status["queues"], status["workers_in_all"] - len(status["workers"])
     head = f"broker {status['version']}, up {status['uptime_s']:.0f} s, {len(waiting)} queues"
     if hidden:
         head += f", {hidden} more workers not shown"
-    workers = _table(
-        "workers",
-        status["workers"],
-        name="name",
-        id="id",
-        state="state",
-        slots="slots",
-        in_hand="in hand",
-        mean_ms="mean ms",
-        heard_ms_ago="heard ms ago",
-    )
-    robots = _table(
-        "robots, those seen last",
-        status["robots"],
-        name="name",
-        key="key",
-        id="id",
-        policy="policy",
-        requests="requests",
-        waiting="waiting",
-        in_hand="in hand",
-        seen_s_ago="seen s ago",
-    )
-    queues = _table(
-        "queues",
-        [{"policy": policy, "waiting": count} for policy, count in waiting.items()],
-        policy="policy",
-        waiting="waiting",
-    )
     latencies = _table(
         f"milliseconds, last {status['window_s']:.0f} s",
         [{"stage": stage, **spread} for stage, spread in status["latency_ms"].items()],
@@ -66,18 +46,79 @@ def render(status: Mapping[str, Any]) -> Group:
         max="max",
         count="requests",
     )
-    counters = _table(
-        "counters since the start",
-        [{"what": what, "count": count} for what, count in status["counters"].items()],
-        what="what",
-        count="count",
-    )
-    return Group(Text(head), workers, robots, queues, latencies, counters)
+    counters = [Text(f"{what} {count}  ") for what, count in status["counters"].items()]
+    top: list[RenderableType] = [
+        *([Text(trouble, "bold red")] if trouble else []),
+        Text(head),
+        latencies,
+        Text("counters since the start", "bold"),
+        Columns(counters),
+    ]
+    lists = _lists(status)
+    shares = [len(rows) for _, rows, _ in lists]
+    if console is not None:
+        left = console.height - len(console.render_lines(Group(*top)))
+        shares = fair_shares(shares, left)
+    tables = []
+    for (title, rows, columns), share in zip(lists, shares, strict=True):
+        if share < len(rows):
+            title = f"{title} ({len(rows) - share} of {len(rows)} left out: --json has them)"
+        tables.append(_table(title, rows[:share], **columns))
+    return Group(*top, *tables)
+
+
+def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str, str]]]:
+    """What can be longer than a screen: title, rows, and the rows' keys with their headings."""
+    queues = [{"policy": policy, "waiting": count} for policy, count in status["queues"].items()]
+    every = [
+        ("queues", queues, {"policy": "policy", "waiting": "waiting"}),
+        (
+            "workers",
+            status["workers"],
+            {
+                "name": "name",
+                "id": "id",
+                "state": "state",
+                "slots": "slots",
+                "in_hand": "in hand",
+                "mean_ms": "mean ms",
+                "heard_ms_ago": "heard ms ago",
+            },
+        ),
+        (
+            "robots, those seen last",
+            status["robots"],
+            {
+                "name": "name",
+                "key": "key",
+                "id": "id",
+                "policy": "policy",
+                "requests": "requests",
+                "waiting": "waiting",
+                "in_hand": "in hand",
+                "seen_s_ago": "seen s ago",
+            },
+        ),
+    ]
+    return [each for each in every if each[1]]
+
+
+def fair_shares(wanted: Sequence[int], lines: int) -> list[int]:
+    """How many rows each list gets of a screen's lines: none more than it wants, the rest alike."""
+    shares = [0] * len(wanted)
+    left = lines - 2 * len(wanted)  # title and headings
+    while left > 0 and (hungry := [i for i, most in enumerate(wanted) if shares[i] < most]):
+        for index in hungry[:left]:
+            shares[index] += 1
+            left -= 1
+    return shares
 
 
 def _table(title: str, rows: Sequence[Mapping[str, Any]], **columns: str) -> Table:
-    """One row per map; `columns` are its keys and their headings."""
-    table = Table(*columns.values(), title=title, title_justify="left")
+    """One row per map, each on one line; `columns` are its keys and their headings."""
+    table = Table(title=Text(title, "bold"), title_justify="left", box=None, pad_edge=False)
+    for heading in columns.values():
+        table.add_column(heading, no_wrap=True, header_style="dim")
     for row in rows:
         # As plain text: names come from robots and may look like markup.
         table.add_row(*(Text(_cell(row[key])) for key in columns))
@@ -110,18 +151,43 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _show(client: ZmqPolicyClient, options: argparse.Namespace) -> None:
+    status = client.status()
     if options.json:
-        print(json.dumps(client.status()), flush=True)
-        while options.watch:
-            time.sleep(_INTERVAL_S)
-            print(json.dumps(client.status()), flush=True)
-    elif options.watch:
-        with Live(render(client.status()), auto_refresh=False, screen=True) as live:
-            while True:
-                time.sleep(_INTERVAL_S)
-                live.update(render(client.status()), refresh=True)
-    else:
-        Console(highlight=False).print(render(client.status()))
+        print(json.dumps(status), flush=True)
+    elif not options.watch:
+        Console(highlight=False).print(render(status))
+    if not options.watch:
+        return
+    if options.json:
+        for answer in _answers(client):
+            if isinstance(answer, PolicyError):
+                print(_trouble(answer), file=sys.stderr, flush=True)
+            else:
+                print(json.dumps(answer), flush=True)
+        return
+    console = Console(highlight=False)
+    with Live(render(status, console), console=console, auto_refresh=False, screen=True) as live:
+        for answer in _answers(client):
+            trouble = ""
+            if isinstance(answer, PolicyError):
+                trouble = f"this is old: {_trouble(answer)}"
+            else:
+                status = answer
+            live.update(render(status, console, trouble), refresh=True)
+
+
+def _answers(client: ZmqPolicyClient) -> Iterator[dict[str, Any] | PolicyError]:
+    """What the broker says, or why it says nothing, every second: it may be back for the next."""
+    while True:
+        time.sleep(_INTERVAL_S)
+        try:
+            yield client.status()
+        except PolicyError as error:
+            yield error
+
+
+def _trouble(error: PolicyError) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -131,7 +197,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with ZmqPolicyClient(
             options.host,
             options.port,
-            timeout_s=_TIMEOUT_S,
+            timeout_s=_SOON_S if options.watch else _TIMEOUT_S,
             connect_timeout_s=_TIMEOUT_S,
             key=options.key,
         ) as client:
@@ -139,6 +205,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PolicyError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # who reads has enough; Python must not fail once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except KeyboardInterrupt:
         return 0 if options.watch else 130
     return 0

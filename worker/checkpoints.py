@@ -56,11 +56,19 @@ class Sources:
     """Is this the model that needs neither?"""
 
     def missing(self, cache: Cache) -> str | None:
-        """The next address that has to be downloaded before `find` can succeed, if any."""
-        for location in (self.checkpoint, self.tokenizer):
-            if location is not None and is_remote(location) and not cache.has(location):
-                return location
-        if self.checkpoint is None or self.tokenizer is not None or self.embedded:
+        """The next address that has to be downloaded before `find` can succeed, if any.
+
+        Raises `CheckpointError` where the checkpoint is there and has no weights: no tokenizer
+        helps then.
+        """
+        if self.checkpoint is not None:
+            if is_remote(self.checkpoint) and not cache.has(self.checkpoint):
+                return self.checkpoint
+            find_weights(local(self.checkpoint, cache))
+        if self.tokenizer is not None:
+            there = not is_remote(self.tokenizer) or cache.has(self.tokenizer)
+            return None if there else self.tokenizer
+        if self.checkpoint is None or self.embedded:
             return None
         beside = local(self.checkpoint, cache)
         if any((beside / name).is_file() for name in TOKENIZER_NAMES):

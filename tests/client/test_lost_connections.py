@@ -241,6 +241,11 @@ def test_a_port_of_another_service(server: Any) -> None:
         connect(port, connect_timeout_s=0.5)
 
 
+def test_silence_may_be_a_broker_that_hangs() -> None:
+    with silent_server() as port, pytest.raises(errors.ConnectionRefusedByPeer, match="hangs"):
+        connect(port, connect_timeout_s=0.5)
+
+
 def test_a_peer_that_breaks_the_connection_each_time_is_not_flooded() -> None:
     """libzmq hangs up on an answer without a delimiter; the client asks again, ever more slowly."""
     with ScriptedBroker(*[broken] * 1000) as broker, connect(broker.port) as client:
@@ -340,6 +345,19 @@ if child == 0:
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
 assert client.infer({"tag": "parent"})["tag"] == "parent"
 """
+FORKED_IN_CALL = """
+import os, signal, sys
+from client import ZmqPolicyClient
+client = ZmqPolicyClient("127.0.0.1", int(sys.argv[1]))
+client._lock.acquire()  # as another thread's `infer` has it
+child = os.fork()
+if child == 0:
+    signal.alarm(5)
+    client.close()
+    os._exit(17)
+client._lock.release()
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
+"""
 UNCLOSED = """
 import sys
 from client import ZmqPolicyClient
@@ -347,7 +365,9 @@ ZmqPolicyClient("127.0.0.1", int(sys.argv[1])).infer({})
 """
 
 
-@pytest.mark.parametrize("script", [FORKED, UNCLOSED], ids=["fork", "never closed"])
+@pytest.mark.parametrize(
+    "script", [FORKED, FORKED_IN_CALL, UNCLOSED], ids=["fork", "in a call", "never closed"]
+)
 def test_a_program_of_its_own(script: str) -> None:
     with ScriptedBroker() as broker:
         command = [sys.executable, "-c", script, str(broker.port)]

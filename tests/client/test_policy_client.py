@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -192,6 +193,28 @@ def test_arguments_out_of_range(option: str, value: float) -> None:
 def test_what_is_no_address_is_told_at_once(host: str) -> None:
     with pytest.raises(errors.BrokerUnreachable, match="is no address"):
         ZmqPolicyClient(host, connect_timeout_s=WAIT_S * 10)
+
+
+@pytest.mark.parametrize("host", ["gpu-server:8000", "10.0.0.5:8000", ":8000", "[::1]:8000"])
+def test_a_port_within_the_host_is_told_at_once(host: str) -> None:
+    with pytest.raises(ValueError, match=f"host is '{re.escape(host)}': .* port="):
+        ZmqPolicyClient(host, connect_timeout_s=WAIT_S * 10)
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_an_ipv6_address_may_have_brackets(host: str) -> None:
+    with pytest.raises(errors.BrokerUnreachable, match=r"at tcp://\[::1\]:1:"):
+        ZmqPolicyClient(host, 1, connect_timeout_s=0.1)
+
+
+def test_a_deadline_that_is_no_number(client: ZmqPolicyClient) -> None:
+    with pytest.raises(ValueError, match="deadline_s is nan"):
+        client.infer({}, deadline_s=math.nan)
+
+
+def test_a_seed_that_is_too_large_is_told_the_range(client: ZmqPolicyClient) -> None:
+    with pytest.raises(errors.BadObservation, match=r"seed: .*to 2\^64 - 1"):
+        client.infer({}, seed=2**70)
 
 
 def test_a_whole_endpoint_and_an_endless_deadline(broker: ScriptedBroker) -> None:

@@ -31,10 +31,9 @@ def test_settings_arrive_with_their_types() -> None:
     assert worker("env=libero", "num_steps=3", "name=mine").num_steps == 3
 
 
-def test_an_address_with_brackets_needs_quotes() -> None:
-    assert broker("frontend='tcp://[::1]:8000'").frontend == "tcp://[::1]:8000"
-    with pytest.raises(ConfigError):
-        broker("frontend=tcp://[::1]:8000")
+@pytest.mark.parametrize("given", ["'tcp://[::1]:8000'", "tcp://[::1]:8000"])
+def test_an_address_with_brackets_may_have_quotes(given: str) -> None:
+    assert broker(f"frontend={given}").frontend == "tcp://[::1]:8000"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +64,9 @@ def test_an_address_with_brackets_needs_quotes() -> None:
         ("timers.drain_ms=1e9", "timers.drain_ms is .* 8.64e.07 at most"),
         ("timers.heartbeat_ms=0.5", "timers.heartbeat_ms is 0.5: at least 1"),
         ("limits.max_total_bytes=10", "limits.max_total_bytes is 10: .*limits.max_bytes, 16000000"),
+        ("insecure=5", "insecure is 5: true or false"),
+        ("insecure=1", "insecure is 1: true or false"),
+        ("insecure=0.5", "insecure is 0.5: true or false"),
         ("frontend={a: 1}", "frontend: "),
         ("frontend=127.0.0.1:8000", "frontend is '127.0.0.1:8000': tcp://ADDRESS:PORT"),
         ("frontend=tcp://127.0.0.1:8001", "the same"),
@@ -117,6 +119,7 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
             "model.normalization=none",
             r"model.normalization: .*expected one of \[zscore, quantile\]",
         ),
+        ("runtime.graphs=2", "runtime.graphs is 2: true or false"),
         ("seed=-1", "seed must be at least 0"),
         ("modle=tiny", r"unknown key 'modle': did you mean 'model'\?"),
         ("+foo=1", "unknown key 'foo'"),
@@ -128,7 +131,8 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("name=''", "name= must not be empty"),
         ("name=null", "name"),
         ("~broker", "broker"),
-        ("default_prompt=pick it up, then fold it", "default_prompt"),
+        ("default_prompt='pick it' up", r"cannot be read: .* needs quotes, .default_prompt="),
+        ("policy.words=a!", r"policy.words=a! cannot be read: .* quotes, ['\"]policy.words=.*a!"),
     ],
 )
 def test_a_workers_mistake_is_one_line_that_names_it(override: str, words: str) -> None:
@@ -142,17 +146,51 @@ def test_a_mistake_beside_a_policy_of_ones_own() -> None:
         worker("policy={_target_: my_lab.Policy}", "foo=1")
 
 
-def test_prompts_are_quoted_as_the_readme_says() -> None:
-    comma = worker("env=aloha", "default_prompt='pick it up, then fold it'")
-    assert comma.default_prompt == "pick it up, then fold it"
-    apostrophe = worker("env=aloha", 'default_prompt="open the robot\'s hand"')
-    assert apostrophe.default_prompt == "open the robot's hand"
+@pytest.mark.parametrize(
+    "prompt",
+    [
+        "pick it up, then fold it",
+        "open the robot's hand",
+        "open 'it' \\' now\\",
+        'the right Größe (it) ! & # ; = " ~ {a} [b] 10% $5',
+        "pick (it)",
+        "range(1,3)",
+        "機を取る",
+    ],
+)
+def test_prompts_need_no_quotes_of_hydra(prompt: str) -> None:
+    assert worker("env=aloha", f"default_prompt={prompt}").default_prompt == prompt
+    assert worker("env=aloha", f"++env.default_prompt={prompt}").env.default_prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("quoted", "prompt"),
+    [
+        ("'pick it up, then fold it'", "pick it up, then fold it"),
+        ('"open the robot\'s hand"', "open the robot's hand"),
+        (r'"\"Open\" it"', '"Open" it'),
+    ],
+)
+def test_prompts_may_have_quotes_of_hydra(quoted: str, prompt: str) -> None:
+    assert worker("env=aloha", f"default_prompt={quoted}").default_prompt == prompt
+
+
+def test_what_hydra_reads_by_itself_it_reads() -> None:
+    assert worker("env=aloha_towel", "default_prompt=null").default_prompt is None
+    assert worker("env=aloha", "default_prompt=${name}").default_prompt == "aloha"
+    assert worker("env=aloha", r"default_prompt=a\, b").default_prompt == "a, b"
+
+
+def test_a_value_that_the_shell_took_apart_is_told_whole() -> None:
+    with pytest.raises(ConfigError, match=r"'it' is not key=value: .* 'default_prompt=pick it up'"):
+        worker("env=aloha", "default_prompt=pick", "it", "up", "device=cpu")
 
 
 @pytest.mark.parametrize("others", [("env=libero",), ("model=tiny",), ("env=droid", "model=pi0")])
 def test_a_policy_of_ones_own_gets_its_own_keys_and_no_others(others: tuple[str, ...]) -> None:
     config = worker(*others, "policy={_target_: my_lab.policies.Upright, height: 0.3}")
-    assert config.policy == {"_target_": "my_lab.policies.Upright", "height": 0.3}
+    target = {"_target_": "my_lab.policies.Upright", "_convert_": "object"}
+    assert config.policy == {**target, "height": 0.3}
 
 
 def test_keys_of_a_policy_can_be_set_one_by_one() -> None:

@@ -59,6 +59,24 @@ def test_no_peers_words_begin_a_line_of_text() -> None:
     assert line.count("\n") == 1
 
 
+def test_no_peers_words_drive_the_terminal() -> None:
+    made = record("a\rb\x1b[2Kc\x85d\u2028e\u202ef\x00g Größe\t機\udc80")
+    line = TextLines("%(message)s").format(made)
+    assert line == r"a\rb\x1b[2Kc\x85d\u2028e\u202ef\x00g Größe" + "\t機" + r"\udc80"
+
+
+def test_nor_do_those_in_a_traceback() -> None:
+    made = record("failed")
+    try:
+        raise ValueError("x\n2026-01-01 00:00:00 INFO broker: all is well\r\x1b[2K")
+    except ValueError:
+        made.exc_info = sys.exc_info()
+    first, second, *others = TextLines("%(message)s").format(made).split("\n")
+    assert (first, second) == ("failed", "Traceback (most recent call last):")
+    assert all(each.startswith("    ") for each in others)
+    assert others[-1].endswith(r"all is well\r\x1b[2K")
+
+
 def test_lines_without_it_are_as_ever() -> None:
     made = logging.LogRecord("worker", logging.INFO, "file.py", 1, "ready: %s", ("a",), None)
     assert TextLines("%(message)s").format(made) == "ready: a"

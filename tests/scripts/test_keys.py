@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import stat
 import subprocess
 import sys
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,6 +97,37 @@ def test_a_name_is_taken_until_it_is_revoked(
     assert keys(tmp_path, "make", "arm", "--role", "worker") == 1
     assert "revoke it first" in capsys.readouterr().err
     assert (tmp_path / "keys" / "arm.key").read_text() == before
+
+
+@pytest.mark.parametrize("failing", [1, 2, 3])
+def test_a_full_disk_leaves_nothing_in_the_way(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    failing: int,
+) -> None:
+    """Of the broker's key, the peer's, and its public part."""
+    write, calls = json.dump, count(1)
+
+    def dump(*given: Any, **options: Any) -> None:
+        if next(calls) == failing:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(*given, **options)
+
+    monkeypatch.setattr(json, "dump", dump)
+    assert keys(tmp_path, "make", "arm", "--role", "robot") == 1
+    assert "No space left" in capsys.readouterr().err
+    assert keys(tmp_path, "make", "arm", "--role", "robot") == 0
+    assert [each.name for each in read_keys(tmp_path / "keys").peers.values()] == ["arm"]
+
+
+@pytest.mark.parametrize("left", ["arm.key", "arm.json"])
+def test_half_of_a_pair_can_be_revoked(tmp_path: Path, left: str) -> None:
+    folder = tmp_path / "keys"
+    folder.mkdir()
+    (folder / left).touch()
+    assert keys(tmp_path, "revoke", "arm") == 0
+    assert keys(tmp_path, "make", "arm", "--role", "robot") == 0
 
 
 @pytest.mark.parametrize("name", ["", "../arm", "a/b", "broker", ".hidden", "a" * 64, "a b"])

@@ -99,6 +99,19 @@ def test_ctrl_c_ends_it_at_once_with_a_count() -> None:
     assert not any(each.is_running() for each in children)
 
 
+def test_a_process_that_ends_early_is_told(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def play(self: World) -> Outcome:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(World, "play", play)
+    with pytest.raises(RuntimeError, match=r"seeds range\(0, 20\) ended"):
+        simulate.main(["--seeds", "30", "--jobs", "2"])
+    assert "KeyError: 'planted'" in capfd.readouterr().err
+    assert psutil.Process().children() == []
+
+
 @pytest.mark.parametrize(
     "wrong", [["--seeds", "0"], ["--start", "-1"], ["--seeds", "many"], ["--jobs", "0"]]
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +14,11 @@ from rich.console import Console
 
 from broker.security import Role
 from client import ZmqPolicyClient
+from client.errors import PolicyError
 from scripts.keys import make
 from scripts.processes import Processes, free_ports
-from scripts.status import main, render
+from scripts.status import fair_shares, main, render
+from tests.e2e.stack import WAIT_S
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +90,102 @@ def test_in_a_terminal_it_is_live_until_ctrl_c(
     monkeypatch.setattr(sys.stdout, "isatty", lambda: terminal)
     assert main(["--host", "127.0.0.1", "--port", str(port), *options]) == 0
     assert len(asks) == asked
+
+
+@pytest.mark.parametrize("json_lines", [False, True])
+def test_the_watch_goes_on_while_the_broker_is_gone(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    json_lines: bool,
+) -> None:
+    front, back = free_ports(2)
+    seen: list[str] = []
+
+    def status(self: ZmqPolicyClient) -> dict[str, Any]:
+        if len(seen) == 1:
+            broker.kill()
+        elif seen[-1:] == ["BrokerUnreachable"]:
+            processes.start("again", "broker", *ends).wait_ready()
+        elif len(seen) > 2:
+            raise KeyboardInterrupt
+        try:
+            answer = original(self)
+        except PolicyError as error:
+            seen.append(type(error).__name__)
+            raise
+        seen.append("told")
+        return answer
+
+    original = ZmqPolicyClient.status
+    monkeypatch.setattr(ZmqPolicyClient, "status", status)
+    monkeypatch.setattr("scripts.status._INTERVAL_S", 0.01)
+    monkeypatch.setattr("scripts.status._SOON_S", 0.3)
+    ends = (f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}")
+    with Processes(tmp_path) as processes:
+        broker = processes.start("broker", "broker", *ends)
+        broker.wait_ready()
+        options = ["--json"] if json_lines else []
+        assert main(["--host", "127.0.0.1", "--port", str(front), "--watch", *options]) == 0
+    assert seen == ["told", "BrokerUnreachable", "told"]
+    printed = capsys.readouterr()
+    if json_lines:
+        assert [set(json.loads(line)) > {"workers"} for line in printed.out.splitlines()] == [
+            True
+        ] * 2
+        assert printed.err.startswith("BrokerUnreachable: ")
+
+
+def test_a_reader_that_has_enough_ends_it_quietly(port: int) -> None:
+    command = [sys.executable, "-m", "scripts.status", "--port", str(port), "--json", "--watch"]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        assert json.loads(process.stdout.readline())["workers"]
+        process.stdout.close()
+        assert process.wait(WAIT_S) == 0
+        assert process.stderr.read() == ""
+
+
+def test_latencies_and_counters_come_first_and_lists_share_the_rest_of_the_screen() -> None:
+    worker = dict.fromkeys(
+        ("name", "id", "state", "slots", "in_hand", "mean_ms", "heard_ms_ago"), 1
+    )
+    robot: dict[str, object] = dict.fromkeys(
+        ("name", "key", "id", "policy", "requests", "waiting", "in_hand"), "r" * 40
+    )
+    robot |= {"seen_s_ago": 1.0}
+    status: dict[str, Any] = {"version": "1", "uptime_s": 5.0, "window_s": 60.0}
+    status |= {"workers": [worker] * 3, "workers_in_all": 3, "robots": [robot] * 200, "queues": {}}
+    status |= {"latency_ms": {"worker": dict.fromkeys(("p50", "p95", "max", "count"), 77.5)}}
+    status |= {"counters": {f"counter {number}": number for number in range(12)}}
+    console = Console(width=80, height=24)
+    lines = [
+        "".join(segment.text for segment in line)
+        for line in console.render_lines(render(status, console, "this is old"))
+    ]
+    assert len(lines) == 24
+    assert "this is old" in lines[0]
+    assert "77.5" in "".join(lines[:5])
+    assert "counter 11 11" in "".join(lines[:12])
+    assert sum("rrr" in line for line in lines) > 3
+    assert "of 200 left out" in "".join(lines)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "lines", "shares"),
+    [
+        ([], 20, []),
+        ([2, 300], 20, [2, 14]),
+        ([300, 300, 300], 20, [5, 5, 4]),
+        ([3, 3], 20, [3, 3]),
+        ([3, 3], 2, [0, 0]),
+    ],
+)
+def test_no_list_takes_all_of_the_screen(wanted: list[int], lines: int, shares: list[int]) -> None:
+    assert fair_shares(wanted, lines) == shares
 
 
 def test_a_broker_that_is_not_there(

@@ -69,6 +69,14 @@ def test_a_folder_without_weights_names_the_ways_on(folder: Path) -> None:
         found(folder)
 
 
+@pytest.mark.parametrize("tokenizer", [None, "gs://bucket/words.model"])
+def test_no_tokenizer_is_fetched_for_a_folder_without_weights(
+    tmp_path: Path, cache: Cache, tokenizer: str | None
+) -> None:
+    with pytest.raises(CheckpointError, match=rf"neither .*it holds nothing; {WAYS_ON}"):
+        Sources(str(tmp_path), tokenizer, embedded=False).missing(cache)
+
+
 def test_a_folder_of_weights_alone_is_recognised() -> None:
     with pytest.raises(CheckpointError, match=r"is a checkpoint's params/: name the folder above"):
         found(FOLDER / "pi0_aloha" / "params")

@@ -6,8 +6,10 @@ from typing import Any
 
 import pytest
 
+from client.body import decode_body, encode_body
 from conf.compose import FOLDER, ConfigError
 from tests.worker.composition import compose_worker
+from worker.__main__ import build
 from worker.config import ExpertConfig, Normalization, WorkerConfig
 
 PUBLIC = "gs://openpi-assets/checkpoints/"
@@ -151,6 +153,25 @@ def test_the_null_policy_has_a_settable_time() -> None:
     config = compose_worker("policy=null", "policy.time_s=0.02")
     assert config.policy["_target_"] == "worker.policies.null.NullPolicy"
     assert config.policy["time_s"] == 0.02
+
+
+class Upright:
+    """A policy of one's own."""
+
+    def __init__(self, metadata: dict[str, Any], poses: list[dict[str, float]]) -> None:
+        self.metadata = {**metadata, "poses": poses}
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Nothing."""
+        return {}
+
+
+def test_a_policy_of_ones_own_is_given_what_can_be_sent() -> None:
+    given = "metadata: {horizon: 3, arm: {joints: [1, 2]}}, poses: [{x: 0.5}]"
+    config = compose_worker(f"policy={{_target_: {__name__}.Upright, {given}}}")
+    metadata: Any = getattr(build(config), "metadata", None)
+    assert metadata == {"horizon": 3, "arm": {"joints": [1, 2]}, "poses": [{"x": 0.5}]}
+    assert decode_body(encode_body(metadata, buffers=False)) == metadata
 
 
 @pytest.mark.parametrize(
