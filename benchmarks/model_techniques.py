@@ -1,0 +1,347 @@
+"""What each technique of the model's runtime gains on this machine, with the rest as it is.
+
+`python -m benchmarks.model_techniques` switches one after the other off, at real widths and few
+layers, and takes turns with and without; ratios are of medians. Writes `results/techniques-*.json`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+# As the worker does (worker/threads.py), and before torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+import torch
+import torch.nn.functional as F
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from benchmarks.machine import describe
+from benchmarks.neighbours import Neighbours
+from conf.compose import compose
+from worker.config import WorkerConfig
+from worker.models import fusing, gemma
+from worker.models.attention import expanded, explicit, folded
+from worker.models.fusing import fuse
+from worker.models.gemma import Block, Cache
+from worker.models.layout import compile_layers
+from worker.models.loading import load_model
+from worker.models.packing import pack
+from worker.models.pi0 import FlowStep, Pi0
+from worker.models.runner import buckets
+from worker.threads import set_threads
+
+RESULTS = Path(__file__).parent / "results"
+CPU = torch.device("cpu")
+DEPTH = 18
+"""Layers of the real Gemmas."""
+STEPS = 10
+PROMPT = 10
+"""Tokens of a short instruction; the longest are 48."""
+
+Run = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Gain:
+    """Milliseconds, medians, of one stage with a technique and without it."""
+
+    technique: str
+    stage: str
+    with_ms: float
+    without_ms: float
+
+    @property
+    def ratio(self) -> float:
+        """How many times as long it takes without."""
+        return self.without_ms / self.with_ms
+
+
+class Bench:
+    """The models in their forms, one input, and the gains found so far."""
+
+    def __init__(self, depth: int, times: int) -> None:
+        self._times, self._depth = times, depth
+        self.gains: list[Gain] = []
+        self.plain = made_up("pi0", depth)
+        numbers = torch.Generator().manual_seed(0)
+        self.images = torch.randint(0, 256, (1, 3, 224, 224, 3), generator=numbers).byte()
+        self.tokens = torch.randint(0, 64, (1, 48), generator=numbers)
+        self.state = torch.randn((1, 32), generator=numbers)
+        self.noise = torch.randn((1, 50, 32), generator=numbers)
+        self.best = self.form(fuse, pack)
+        self.embedded = self.best.embed_prefix(self.images, self.tokens)
+        self.cache = self.best.prefix(self.images, self.tokens, self.state)
+        self.steps = self.best.flow_steps(STEPS)
+
+    def form(self, *rearrange: Callable[[Pi0], None]) -> Pi0:
+        """A copy of the plain model, rearranged."""
+        model = copy.deepcopy(self.plain)
+        for each in rearrange:
+            each(model)
+        return model
+
+    def compare(self, technique: str, stage: str, with_: Run, without: Run) -> None:
+        """Take turns, and keep the medians."""
+        taken: tuple[list[float], list[float]] = ([], [])
+        for turn in range(-1, self._times):
+            for run, seconds in zip((with_, without), taken, strict=True):
+                started = time.perf_counter()
+                run()
+                if turn >= 0:
+                    seconds.append(time.perf_counter() - started)
+        found = [1e3 * statistics.median(seconds) for seconds in taken]
+        self.gains.append(Gain(technique, stage, *found))
+
+    def prefix(self, model: Pi0) -> Run:
+        """The wide Gemma on three images and the longest prompt."""
+        return lambda: model.vlm.extend(self.embedded)
+
+    def denoising(self, model: Pi0) -> Run:
+        """All flow steps."""
+        return lambda: model.sample(self.cache, self.noise, self.steps)
+
+    def vision(self, model: Pi0) -> Run:
+        """Three images."""
+        return lambda: model.vision(self.images[0])
+
+
+def made_up(model: str, depth: int, *settings: str) -> Pi0:
+    """Real widths, few layers and few words."""
+    parts = [f"model.{part}.depth={depth}" for part in ("vision", "vlm", "expert")]
+    sizes = [*parts, "model.vocab_size=64", *settings]
+    config = compose("worker", WorkerConfig, ["env=aloha", f"model={model}", *sizes])
+    return load_model(config.model, None, CPU, torch.float32)
+
+
+def what_is_asked(bench: Bench) -> None:
+    """Less to compute: what is absent, and what no step changes."""
+    best, state = bench.best, bench.state
+    masked = torch.tensor([PROMPT])
+    short = bench.tokens[:, :PROMPT]
+    bench.compare(
+        "absent camera and prompt padding dropped (2 cameras of 3, 10 tokens of 48)",
+        "vision + prefix",
+        lambda: best.prefix(bench.images[:, :2], short, state),
+        lambda: best.prefix(bench.images, bench.tokens, state, masked),
+    )
+    padded = F.pad(short, (0, buckets(48, 4)[0] - PROMPT))
+    bench.compare(
+        "prompt of its own length instead of the next bucket's (10 tokens, 12)",
+        "vision + prefix",
+        lambda: best.prefix(bench.images, short, state),
+        lambda: best.prefix(bench.images, padded, state, masked),
+    )
+    bench.compare(
+        "cameras in one ViT batch",
+        "vision",
+        bench.vision(best),
+        lambda: [best.vision(image[None]) for image in bench.images[0]],
+    )
+    past = best.vlm.extend(bench.embedded)
+    token = best.embed_state(state)
+    bench.compare(
+        "state token's keys and values with the prefix",
+        "denoising",
+        bench.denoising(best),
+        lambda: state_in_every_step(best, past, token, bench.noise, bench.steps),
+    )
+    last_layer(bench)
+
+
+def state_in_every_step(
+    model: Pi0, past: Cache, state: Tensor, noise: Tensor, steps: list[FlowStep]
+) -> Tensor:
+    """The state token as the first of the suffix (its mask, which costs nothing, left out)."""
+    actions = noise
+    for step in steps:
+        tokens = torch.cat([state, model.embed_actions(actions, step)], dim=1)
+        out = model.action_out_proj(model.expert(tokens, past, None)[:, 1:])
+        actions = torch.sub(actions, out, alpha=1.0 / len(steps))
+    return actions
+
+
+def last_layer(bench: Bench) -> None:
+    """From single layers: of 18, the last one only projects keys and values."""
+    whole, last = bench.best.vlm.blocks[0], bench.best.vlm.blocks[-1]
+    rope = gemma.rope_tables(0, bench.embedded.shape[1], bench.best.config.vlm.head_dim, CPU)
+
+    def layer(block: Block) -> None:
+        block(bench.embedded, *block.project(bench.embedded, rope))
+
+    bench.compare(
+        "last prefix layer: keys and values only (one layer)",
+        "prefix",
+        lambda: last.keys_values(bench.embedded, rope),
+        lambda: layer(whole),
+    )
+    one = bench.gains.pop()
+    total = (DEPTH - 1) * one.without_ms
+    name = "last prefix layer: keys and values only (from one layer, for 18)"
+    bench.gains.append(Gain(name, "prefix", total + one.with_ms, total + one.without_ms))
+
+
+def forms_of_weights(bench: Bench) -> None:
+    """The same arithmetic with weights in other forms."""
+    stages = {"vision": bench.vision, "prefix": bench.prefix, "denoising": bench.denoising}
+    for name, replaced in {
+        "fused QKV and gate-up": {"FusedAttention": kept, "FusedMlp": kept},
+        "norms folded into weights": {"fold": lambda *_: None},
+    }.items():
+        with ExitStack() as stack:
+            for attribute, value in replaced.items():
+                stack.enter_context(patch.object(fusing, attribute, value))
+            stack.enter_context(patch.object(fusing, "_drop_unread", lambda _: None))
+            without = bench.form(fuse, pack)
+        for stage in ("prefix", "denoising"):
+            run = stages[stage]
+            bench.compare(name, stage, run(bench.best), run(without))
+        del without
+    unpacked = bench.form(fuse)
+    for stage, run in stages.items():
+        bench.compare("packed weights", stage, run(bench.best), run(unpacked))
+
+
+def kept(plain: Any) -> Any:
+    """What stands in for a fused module."""
+    return plain
+
+
+def forms_of_attention(bench: Bench) -> None:
+    """Heads expanded, which float32 takes on a CPU, against the other two."""
+    for stage, run in (("prefix", bench.prefix), ("denoising", bench.denoising)):
+        for other in (folded, explicit):
+            name = f"attention {expanded.__name__}, not {other.__name__}"
+            bench.compare(name, stage, run(bench.best), attending(other, run(bench.best)))
+
+
+def attending(form: Callable[..., Tensor], run: Run) -> Run:
+    """`run` with another form of attention."""
+
+    def changed() -> None:
+        with patch.object(gemma, "attend", form):
+            run()
+
+    return changed
+
+
+def tables(bench: Bench, depth: int) -> None:
+    """What depends on time alone, computed once at load instead of at each inference."""
+    models = {"pi0": (bench.best, bench.cache), "pi05": adaptive(bench, depth)}
+    for name, (model, cache) in models.items():
+        with_ = partial(model.sample, cache, bench.noise, model.flow_steps(STEPS))
+        without = partial(untabled, model, cache, bench.noise)
+        bench.compare(f"tables per step ({name})", "denoising", with_, without)
+
+
+def untabled(model: Pi0, cache: Cache, noise: Tensor) -> Tensor:
+    """A flow that computes from each time what it needs of it."""
+    return model.sample(cache, noise, model.flow_steps(STEPS))
+
+
+def adaptive(bench: Bench, depth: int) -> tuple[Pi0, Cache]:
+    """A pi0.5 as it runs, and a prefix."""
+    model = made_up("pi05", depth)
+    fuse(model)
+    pack(model)
+    return model, model.prefix(bench.images, bench.tokens, bench.state)
+
+
+def compiled(bench: Bench) -> None:
+    """torch.compile over fused layers, against packed ones; compiling is not counted."""
+    model = bench.form(fuse, compile_layers)
+    stages = {"vision": bench.vision, "prefix": bench.prefix, "denoising": bench.denoising}
+    for stage, run in stages.items():
+        bench.compare("packed weights, not torch.compile", stage, run(bench.best), run(model))
+
+
+def logits(bench: Bench) -> None:
+    """pi0-FAST's head for a batch: the embedding read once, not once for each row."""
+    embedding = torch.randn((257152, 2048), generator=torch.Generator().manual_seed(0))
+    for batch in (1, 4):
+        x = torch.randn((batch, 2048), generator=torch.Generator().manual_seed(1))
+        name = f"head as embedding @ outputs.T, batch {batch}"
+        forms = partial(once, x, embedding), partial(by_row, x, embedding)
+        bench.compare(name, "FAST token, head alone", *forms)
+
+
+def once(x: Tensor, embedding: Tensor) -> object:
+    """The likeliest tokens as the model finds them."""
+    return (embedding @ x.T).max(dim=0)
+
+
+def by_row(x: Tensor, embedding: Tensor) -> object:
+    """The same as a linear layer."""
+    return F.linear(x, embedding).max(dim=-1)
+
+
+@torch.no_grad()
+def measure(depth: int, times: int, compiles: bool, threads: int | None) -> dict[str, Any]:
+    """All gains, as plain data."""
+    set_threads(threads, embedded=False)
+    neighbours, own = Neighbours(), time.process_time()
+    bench = Bench(depth, times)
+    what_is_asked(bench)
+    forms_of_weights(bench)
+    forms_of_attention(bench)
+    tables(bench, depth)
+    if compiles:
+        compiled(bench)
+    logits(bench)
+    return {
+        **describe(),
+        "torch": torch.__version__,
+        "threads": torch.get_num_threads(),
+        "depth": depth,
+        "times": times,
+        "others_cores": round(neighbours.cores(time.process_time() - own), 2),
+        "gains": [{**asdict(each), "ratio": each.ratio} for each in bench.gains],
+    }
+
+
+def table(result: dict[str, Any]) -> Table:
+    """The gains for people."""
+    printed = Table("technique", "stage", "with, ms", "without, ms", "ratio")
+    for cells in _cells(result):
+        printed.add_row(*cells)
+    return printed
+
+
+def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
+    for each in result["gains"]:
+        numbers = [f"{each['with_ms']:.1f}", f"{each['without_ms']:.1f}", f"{each['ratio']:.2f}"]
+        yield [each["technique"], each["stage"], *numbers]
+
+
+def main() -> None:
+    """Measure, print, save."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--depth", type=int, default=2, help="layers of each transformer")
+    parser.add_argument("--times", type=int, default=3, help="turns of which the median counts")
+    parser.add_argument("--threads", type=int, help="of torch; default: all cores")
+    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
+    parser.add_argument("--name", default="cpu-float32", help="of the results")
+    given = parser.parse_args()
+    result = measure(given.depth, given.times, given.compile, given.threads)
+    Console(width=130).print(table(result))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"techniques-{given.name}.json"
+    path.write_text(json.dumps(result, indent=1) + "\n")
+    Console().print(f"saved as {path}")
+
+
+if __name__ == "__main__":
+    main()
