@@ -23,13 +23,14 @@ def fuse(model: nn.Module) -> None:
 
     One module after the other, so that no more than one is in memory twice.
     """
-    for module in list(model.modules()):
-        if isinstance(module, Gemma):
-            for block in module.blocks:
+    # Of the towers alone: a list of all modules would keep the replaced ones in memory.
+    for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
+        if isinstance(tower, Gemma):
+            for block in tower.blocks:
                 _fuse_block(block)
-        elif isinstance(module, SigLip):
-            module.patch_embedding = cast(nn.Conv2d, PatchProjection(module.patch_embedding))
-            for layer in module.layers:
+        else:
+            tower.patch_embedding = cast(nn.Conv2d, PatchProjection(tower.patch_embedding))
+            for layer in tower.layers:
                 seeing = cast(siglip.Block, layer)
                 seeing.self_attn = FusedVisionAttention(seeing.self_attn)
     if isinstance(model, Pi0):

@@ -74,7 +74,14 @@ def pack(model: nn.Module) -> None:
     Linear layers of adaptive norms are left: they run once per step's time, at load.
     """
     for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
-        for owner in list(tower.modules()):
-            for name, child in list(owner.named_children()):
-                if type(child) is nn.Linear and name != "dense":
-                    setattr(owner, name, PackedLinear(child))
+        _pack_within(tower)
+
+
+def _pack_within(owner: nn.Module) -> None:
+    # By name: whoever held the modules would keep the weights that were packed in memory.
+    for name in [name for name, _ in owner.named_children()]:
+        child = owner.get_submodule(name)
+        if type(child) is nn.Linear and name != "dense":
+            setattr(owner, name, PackedLinear(child))
+        else:
+            _pack_within(child)
