@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-# As the worker does (worker/threads.py), and before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from worker.threads import ENVIRONMENT, set_threads
+
+# As a worker does, and before torch is imported.
+os.environ.update(ENVIRONMENT | os.environ)
 
 import numpy as np
 import torch
@@ -43,7 +45,6 @@ from worker.config import Architecture, Device, Dtype, WorkerConfig
 from worker.models.devices import choose_device, choose_dtype
 from worker.models.fast_runner import FastRunner
 from worker.models.runner import Runner
-from worker.threads import set_threads
 
 RESULTS = Path(__file__).parent / "results"
 AGREEMENT = 1e-4

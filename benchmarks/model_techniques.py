@@ -1,27 +1,28 @@
 """What each technique of the model's runtime gains on this machine, with the rest as it is.
 
 `python -m benchmarks.model_techniques` switches one after the other off, at real widths and few
-layers, and takes turns with and without; ratios are of medians. Writes `results/techniques-*.json`.
+layers, and takes turns with and without. `--only compile` does torch.compile, which takes minutes.
+Writes `results/techniques-NAME.json`.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-# As the worker does (worker/threads.py), and before torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+from worker.threads import ENVIRONMENT, set_threads
+
+# As a worker does, and before torch is imported.
+os.environ.update(ENVIRONMENT | os.environ)
 
 import torch
 import torch.nn.functional as F
@@ -30,101 +31,22 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.machine import describe
+from benchmarks.model_gains import CPU, STEPS, Bench, Run, made_up
 from benchmarks.neighbours import Neighbours
-from conf.compose import compose
-from worker.config import WorkerConfig
 from worker.models import fusing, gemma
 from worker.models.attention import expanded, explicit, folded
 from worker.models.fusing import fuse
 from worker.models.gemma import Block, Cache
 from worker.models.layout import compile_layers
-from worker.models.loading import load_model
 from worker.models.packing import pack
 from worker.models.pi0 import FlowStep, Pi0
 from worker.models.runner import buckets
-from worker.threads import set_threads
 
 RESULTS = Path(__file__).parent / "results"
-CPU = torch.device("cpu")
 DEPTH = 18
 """Layers of the real Gemmas."""
-STEPS = 10
 PROMPT = 10
 """Tokens of a short instruction; the longest are 48."""
-
-Run = Callable[[], object]
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Milliseconds, medians, of one stage with a technique and without it."""
-
-    technique: str
-    stage: str
-    with_ms: float
-    without_ms: float
-
-    @property
-    def ratio(self) -> float:
-        """How many times as long it takes without."""
-        return self.without_ms / self.with_ms
-
-
-class Bench:
-    """The models in their forms, one input, and the gains found so far."""
-
-    def __init__(self, depth: int, times: int) -> None:
-        self._times, self._depth = times, depth
-        self.gains: list[Gain] = []
-        self.plain = made_up("pi0", depth)
-        numbers = torch.Generator().manual_seed(0)
-        self.images = torch.randint(0, 256, (1, 3, 224, 224, 3), generator=numbers).byte()
-        self.tokens = torch.randint(0, 64, (1, 48), generator=numbers)
-        self.state = torch.randn((1, 32), generator=numbers)
-        self.noise = torch.randn((1, 50, 32), generator=numbers)
-        self.best = self.form(fuse, pack)
-        self.embedded = self.best.embed_prefix(self.images, self.tokens)
-        self.cache = self.best.prefix(self.images, self.tokens, self.state)
-        self.steps = self.best.flow_steps(STEPS)
-
-    def form(self, *rearrange: Callable[[Pi0], None]) -> Pi0:
-        """A copy of the plain model, rearranged."""
-        model = copy.deepcopy(self.plain)
-        for each in rearrange:
-            each(model)
-        return model
-
-    def compare(self, technique: str, stage: str, with_: Run, without: Run) -> None:
-        """Take turns, and keep the medians."""
-        taken: tuple[list[float], list[float]] = ([], [])
-        for turn in range(-1, self._times):
-            for run, seconds in zip((with_, without), taken, strict=True):
-                started = time.perf_counter()
-                run()
-                if turn >= 0:
-                    seconds.append(time.perf_counter() - started)
-        found = [1e3 * statistics.median(seconds) for seconds in taken]
-        self.gains.append(Gain(technique, stage, *found))
-
-    def prefix(self, model: Pi0) -> Run:
-        """The wide Gemma on three images and the longest prompt."""
-        return lambda: model.vlm.extend(self.embedded)
-
-    def denoising(self, model: Pi0) -> Run:
-        """All flow steps."""
-        return lambda: model.sample(self.cache, self.noise, self.steps)
-
-    def vision(self, model: Pi0) -> Run:
-        """Three images."""
-        return lambda: model.vision(self.images[0])
-
-
-def made_up(model: str, depth: int, *settings: str) -> Pi0:
-    """Real widths, few layers and few words."""
-    parts = [f"model.{part}.depth={depth}" for part in ("vision", "vlm", "expert")]
-    sizes = [*parts, "model.vocab_size=64", *settings]
-    config = compose("worker", WorkerConfig, ["env=aloha", f"model={model}", *sizes])
-    return load_model(config.model, None, CPU, torch.float32)
 
 
 def what_is_asked(bench: Bench) -> None:
@@ -183,15 +105,13 @@ def last_layer(bench: Bench) -> None:
         block(bench.embedded, *block.project(bench.embedded, rope))
 
     bench.compare(
-        "last prefix layer: keys and values only (one layer)",
+        "last prefix layer: keys and values only (from one layer, for 18)",
         "prefix",
         lambda: last.keys_values(bench.embedded, rope),
         lambda: layer(whole),
     )
     one = bench.gains.pop()
-    total = (DEPTH - 1) * one.without_ms
-    name = "last prefix layer: keys and values only (from one layer, for 18)"
-    bench.gains.append(Gain(name, "prefix", total + one.with_ms, total + one.without_ms))
+    bench.gains.append(one.after((DEPTH - 1) * one.without_best_ms))
 
 
 def forms_of_weights(bench: Bench) -> None:
@@ -238,9 +158,9 @@ def attending(form: Callable[..., Tensor], run: Run) -> Run:
     return changed
 
 
-def tables(bench: Bench, depth: int) -> None:
+def tables(bench: Bench) -> None:
     """What depends on time alone, computed once at load instead of at each inference."""
-    models = {"pi0": (bench.best, bench.cache), "pi05": adaptive(bench, depth)}
+    models = {"pi0": (bench.best, bench.cache), "pi05": adaptive(bench)}
     for name, (model, cache) in models.items():
         with_ = partial(model.sample, cache, bench.noise, model.flow_steps(STEPS))
         without = partial(untabled, model, cache, bench.noise)
@@ -252,9 +172,9 @@ def untabled(model: Pi0, cache: Cache, noise: Tensor) -> Tensor:
     return model.sample(cache, noise, model.flow_steps(STEPS))
 
 
-def adaptive(bench: Bench, depth: int) -> tuple[Pi0, Cache]:
+def adaptive(bench: Bench) -> tuple[Pi0, Cache]:
     """A pi0.5 as it runs, and a prefix."""
-    model = made_up("pi05", depth)
+    model = made_up("pi05", bench.depth)
     fuse(model)
     pack(model)
     return model, model.prefix(bench.images, bench.tokens, bench.state)
@@ -288,19 +208,24 @@ def by_row(x: Tensor, embedding: Tensor) -> object:
     return F.linear(x, embedding).max(dim=-1)
 
 
+GROUPS: dict[str, Callable[[Bench], None]] = {
+    "asked": what_is_asked,
+    "weights": forms_of_weights,
+    "attention": forms_of_attention,
+    "tables": tables,
+    "head": logits,
+    "compile": compiled,
+}
+
+
 @torch.no_grad()
-def measure(depth: int, times: int, compiles: bool, threads: int | None) -> dict[str, Any]:
+def measure(groups: list[str], depth: int, times: int, threads: int | None) -> dict[str, Any]:
     """All gains, as plain data."""
     set_threads(threads, embedded=False)
     neighbours, own = Neighbours(), time.process_time()
     bench = Bench(depth, times)
-    what_is_asked(bench)
-    forms_of_weights(bench)
-    forms_of_attention(bench)
-    tables(bench, depth)
-    if compiles:
-        compiled(bench)
-    logits(bench)
+    for group in groups:
+        GROUPS[group](bench)
     return {
         **describe(),
         "torch": torch.__version__,
@@ -308,13 +233,16 @@ def measure(depth: int, times: int, compiles: bool, threads: int | None) -> dict
         "depth": depth,
         "times": times,
         "others_cores": round(neighbours.cores(time.process_time() - own), 2),
-        "gains": [{**asdict(each), "ratio": each.ratio} for each in bench.gains],
+        "gains": [
+            {**asdict(each), "ratio": each.ratio, "best_ratio": each.best_ratio}
+            for each in bench.gains
+        ],
     }
 
 
 def table(result: dict[str, Any]) -> Table:
     """The gains for people."""
-    printed = Table("technique", "stage", "with, ms", "without, ms", "ratio")
+    printed = Table("technique", "stage", "with, ms", "without, ms", "ratio", "of the fastest")
     for cells in _cells(result):
         printed.add_row(*cells)
     return printed
@@ -322,7 +250,8 @@ def table(result: dict[str, Any]) -> Table:
 
 def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
     for each in result["gains"]:
-        numbers = [f"{each['with_ms']:.1f}", f"{each['without_ms']:.1f}", f"{each['ratio']:.2f}"]
+        numbers = [f"{each[key]:.1f}" for key in ("with_ms", "without_ms")]
+        numbers += [f"{each[key]:.2f}" for key in ("ratio", "best_ratio")]
         yield [each["technique"], each["stage"], *numbers]
 
 
@@ -332,10 +261,11 @@ def main() -> None:
     parser.add_argument("--depth", type=int, default=2, help="layers of each transformer")
     parser.add_argument("--times", type=int, default=3, help="turns of which the median counts")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
-    parser.add_argument("--compile", action="store_true", help="torch.compile too (minutes)")
+    groups = [group for group in GROUPS if group != "compile"]
+    parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=groups)
     parser.add_argument("--name", default="cpu-float32", help="of the results")
     given = parser.parse_args()
-    result = measure(given.depth, given.times, given.compile, given.threads)
+    result = measure(given.only, given.depth, given.times, given.threads)
     Console(width=130).print(table(result))
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"techniques-{given.name}.json"
