@@ -31,7 +31,7 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.machine import describe
-from benchmarks.model_gains import CPU, STEPS, Bench, Run, made_up
+from benchmarks.model_gains import CPU, STEPS, Bench, Run, made_up, on_cpu
 from benchmarks.neighbours import Neighbours
 from worker.models import fusing, gemma
 from worker.models.attention import expanded, explicit, folded
@@ -117,22 +117,30 @@ def last_layer(bench: Bench) -> None:
 def forms_of_weights(bench: Bench) -> None:
     """The same arithmetic with weights in other forms."""
     stages = {"vision": bench.vision, "prefix": bench.prefix, "denoising": bench.denoising}
-    for name, replaced in {
-        "fused QKV and gate-up": {"FusedAttention": kept, "FusedMlp": kept},
-        "norms folded into weights": {"fold": lambda *_: None},
-    }.items():
-        with ExitStack() as stack:
-            for attribute, value in replaced.items():
-                stack.enter_context(patch.object(fusing, attribute, value))
-            stack.enter_context(patch.object(fusing, "_drop_unread", lambda _: None))
-            without = bench.form(fuse, pack)
-        for stage in ("prefix", "denoising"):
-            run = stages[stage]
-            bench.compare(name, stage, run(bench.best), run(without))
-        del without
-    unpacked = bench.form(fuse)
+    stacked = bench.form(fuse, pack)
+    name = "QKV and gate-up of the prefix as several products"
+    bench.compare(name, "prefix", bench.prefix(bench.best), bench.prefix(stacked))
+    del stacked
+    apart = without({"FusedAttention": kept, "FusedMlp": kept}, bench)
+    name = "QKV and gate-up of the expert as one product each"
+    bench.compare(name, "denoising", bench.denoising(bench.best), bench.denoising(apart))
+    del apart
+    unfolded = without({"fold": lambda *_: None}, bench)
+    for stage in ("prefix", "denoising"):
+        run = stages[stage]
+        bench.compare("norms folded into weights", stage, run(bench.best), run(unfolded))
+    del unfolded
+    unpacked = bench.form(on_cpu)
     for stage, run in stages.items():
         bench.compare("packed weights", stage, run(bench.best), run(unpacked))
+
+
+def without(replaced: dict[str, Any], bench: Bench) -> Pi0:
+    """A model that was fused with other pieces of `worker.models.fusing`."""
+    with ExitStack() as stack:
+        for attribute, value in replaced.items():
+            stack.enter_context(patch.object(fusing, attribute, value))
+        return bench.form(on_cpu, pack)
 
 
 def kept(plain: Any) -> Any:
@@ -175,7 +183,7 @@ def untabled(model: Pi0, cache: Cache, noise: Tensor) -> Tensor:
 def adaptive(bench: Bench) -> tuple[Pi0, Cache]:
     """A pi0.5 as it runs, and a prefix."""
     model = made_up("pi05", bench.depth)
-    fuse(model)
+    on_cpu(model)
     pack(model)
     return model, model.prefix(bench.images, bench.tokens, bench.state)
 

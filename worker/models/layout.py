@@ -17,7 +17,7 @@ RECOMPILE_LIMIT = 64
 
 def arrange(model: PaliGemma, device: torch.device, compiles: bool) -> None:
     """Bring a loaded model's weights into the form in which it runs fastest on `device`."""
-    fuse(model)
+    fuse(model, stacks_prefix=device.type != "cpu" or compiles)
     if compiles:
         compile_layers(model)
     elif device.type == "cpu" and can_pack(model.dtype):

@@ -1,5 +1,8 @@
 """Fused, packed and compiled models are the plain ones, rearranged."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,17 +11,18 @@ from scripts.golden import difference
 from tests.golden import FLOW_CHECKPOINTS, cases, overrides
 from tests.worker.composition import make_policy
 from tests.worker.models.forms import CPU, actions, golden_model, inputs
-from worker.models import layout
+from worker.models import gemma, layout
 from worker.models.fusing import FusedAttention, FusedMlp, KeysValues, PatchProjection, fuse
 from worker.models.layout import arrange, compile_layers
 from worker.models.packing import PackedLinear, can_pack, pack
 from worker.models.pi0 import Pi0
 
-FORMS = {
+FORMS: dict[str, list[Callable[[nn.Module], None]]] = {
     "fused": [fuse],
+    "fused but for the prefix": [partial(fuse, stacks_prefix=False)],
     "packed": [pack],
     "fused and packed": [fuse, pack],
-    "fused and compiled": [fuse, lambda model: compile_layers(model, "eager")],
+    "fused and compiled": [fuse, partial(compile_layers, backend="eager")],
 }
 
 
@@ -63,6 +67,14 @@ def test_fusing_replaces_and_drops_what_it_says() -> None:
     vlm = model.config.vlm
     unread = 3 * vlm.width * vlm.mlp_dim + 2 * vlm.width * vlm.num_heads * vlm.head_dim
     assert before - sum(p.numel() for p in model.parameters()) > unread
+
+
+def test_a_cpu_keeps_the_prefix_in_several_products() -> None:
+    model = golden_model("pi0_aloha")
+    arrange(model, CPU, compiles=False)
+    assert type(model.vlm.blocks[0].mlp) is gemma.Mlp
+    assert isinstance(model.vlm.blocks[-1].self_attn, KeysValues)
+    assert isinstance(model.expert.blocks[0].mlp, FusedMlp)
 
 
 def test_adaptive_norms_are_not_folded() -> None:
