@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from worker.config import ExpertConfig, ModelConfig
+from worker.config import Architecture, ExpertConfig, ModelConfig
 from worker.models.packing import PackedLinear, can_pack
 
 Clock = Callable[[], float]
@@ -35,6 +35,10 @@ class Work:
         """Milliseconds on a machine of these rates."""
         return 1e3 * max(self.flop / flops, self.parameters * itemsize / bytes_per_s)
 
+    def times(self, count: int) -> Work:
+        """So often, one after the other."""
+        return Work(count * self.flop, count * self.parameters)
+
 
 @dataclass(frozen=True)
 class Load:
@@ -48,8 +52,15 @@ class Load:
 
 
 def count(config: ModelConfig, load: Load) -> dict[str, Work]:
-    """The work of each stage of a pi0 or pi0.5."""
+    """The work of each stage; pi0-FAST reads each request by itself and writes token by token."""
     text = load.cameras * config.vision.tokens + load.prompt
+    if config.architecture is Architecture.pi0_fast:
+        alone = _vision(config, load.cameras), _prefix(config.vlm, 1, text)
+        return {
+            "vision": alone[0].times(load.batch),
+            "prefix": alone[1].times(load.batch),
+            "token": _token(config, load.batch, text),
+        }
     state = 0 if config.discrete_state_input else 1
     expert = config.action_expert
     return {
@@ -90,14 +101,36 @@ def _denoising(config: ExpertConfig, load: Load, past: int, horizon: int) -> Wor
     return Work(load.batch * (2 * horizon * parameters + attention), parameters)
 
 
+def _token(config: ModelConfig, batch: int, past: int) -> Work:
+    """One more token of each answer: all layers, and the embedding as the head."""
+    vlm = config.vlm
+    _, layer = _layer(vlm)
+    parameters = vlm.depth * layer + config.vocab_size * vlm.width
+    seen = 2 * vlm.num_kv_heads * vlm.head_dim * past * vlm.depth
+    attention = vlm.depth * 4 * past * vlm.num_heads * vlm.head_dim
+    return Work(batch * (2 * parameters + attention), parameters + batch * seen)
+
+
 def gemm_rate(device: torch.device, dtype: torch.dtype, clock: Clock = time.perf_counter) -> float:
-    """Operations a second of a matrix product of the prefix's size, the best of several."""
-    rows = 816
-    width, hidden = 2048, 16384
+    """Operations a second of a matrix product of the prefix's size.
+
+    The best of several runs, and of plain and packed weights: whichever form the model uses, the
+    floor is what the machine can do.
+    """
+    rows, width, hidden = 816, 2048, 16384
     plain = nn.Linear(width, hidden, bias=False, device=device, dtype=dtype)
-    layer = PackedLinear(plain) if device.type == "cpu" and can_pack() else plain
+    forms: list[nn.Module] = [plain]
+    if device.type == "cpu" and can_pack(dtype):
+        forms.append(PackedLinear(plain))
     x = torch.randn(rows, width).to(device, dtype)
-    return 2 * rows * width * hidden / min(times_s(lambda: layer(x), device, RATE_RUNS, clock))
+    seconds = [min(times_s(lambda f=form: f(x), device, RATE_RUNS, clock)) for form in forms]  # type: ignore[misc]
+    return 2 * rows * width * hidden / min(seconds)
+
+
+def read_rate(device: torch.device, clock: Clock = time.perf_counter) -> float:
+    """Bytes read a second by a sum over what no cache holds."""
+    source = torch.ones(2**28, device=device)
+    return source.nbytes / min(times_s(source.sum, device, RATE_RUNS, clock))
 
 
 def copy_rate(device: torch.device, clock: Clock = time.perf_counter) -> float:

@@ -11,7 +11,9 @@ matplotlib.use("Agg")  # no display: must be chosen before pyplot is imported
 
 from matplotlib import pyplot as plt
 
-COLOURS = {"vision": "#8ab17d", "prefix": "#264653", "denoising": "#e76f51"}
+from benchmarks.model_stages import ANSWER_TOKENS
+
+COLOURS = {"vision": "#8ab17d", "prefix": "#264653", "denoising": "#e76f51", "token": "#e9c46a"}
 
 
 def draw(result: dict[str, Any], path: Path) -> None:
@@ -23,9 +25,15 @@ def draw(result: dict[str, Any], path: Path) -> None:
     floor = [rows[batch, "whole"]["floor_ms"] for batch in batches]
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     below = [0.0] * len(batches)
+    present = {stage for _, stage in rows}
     for stage, colour in COLOURS.items():
-        taken = [rows[batch, stage]["ms"] for batch in batches]
-        left.bar(places, taken, 0.6, bottom=below, color=colour, label=stage)
+        if stage not in present:
+            continue
+        times, label = (
+            (ANSWER_TOKENS, f"{ANSWER_TOKENS} tokens") if stage == "token" else (1, stage)
+        )
+        taken = [times * rows[batch, stage]["ms"] for batch in batches]
+        left.bar(places, taken, 0.6, bottom=below, color=colour, label=label)
         below = [a + b for a, b in zip(below, taken, strict=True)]
     left.plot(places, whole, "ko", label="whole, as a worker runs it")
     left.plot(places, floor, "k_", markersize=30, label="floor")

@@ -19,7 +19,14 @@ from rich.table import Table
 
 from scripts.conversion import convert, copy_rest
 from scripts.inspection import SILENT, architecture, dimensions, fits, statistics
-from worker.checkpoints import WEIGHTS_FILE, WEIGHTS_FOLDER, asset_ids, find_weights, local
+from worker.checkpoints import (
+    WEIGHTS_FILE,
+    WEIGHTS_FOLDER,
+    asset_ids,
+    find_weights,
+    local,
+    readable,
+)
 from worker.config import DownloadConfig
 from worker.download import Cache, fetch, is_remote
 from worker.download.addresses import parse
@@ -39,9 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.download = DownloadConfig(
             given.cache_dir, given.s3_endpoint, given.gs_endpoint, given.connections
         )
-        folder = _bring(given.checkpoint, given.download)
-        command: Callable[[argparse.Namespace, Path], int] = given.command
-        return command(given, folder)
+        with readable():
+            folder = _bring(given.checkpoint, given.download)
+            command: Callable[[argparse.Namespace, Path], int] = given.command
+            return command(given, folder)
     except WorkerError as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1

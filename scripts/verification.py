@@ -119,7 +119,7 @@ def _described(folder: Path, asset: str) -> str:
 
 def _words(path: Path, weights: Weights) -> str:
     count, known = PromptTokenizer(path, 1).vocab_size, dimensions(weights).get("vocab_size")
-    if known is not None and count > known:
+    if known not in (None, count):
         raise CheckpointError(f"{count} tokens, and the model knows {known}")
     return f"{count} tokens"
 

@@ -9,6 +9,7 @@ before it is imported.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,18 @@ class Sources:
             candidates.append(EMBEDDED / TOKENIZER_NAMES[0])
         candidates.append(_path(PUBLIC_TOKENIZER, cache))
         return next(path for path in candidates if path.is_file())
+
+
+@contextmanager
+def readable() -> Iterator[None]:
+    """Raises `CheckpointError` where the system does not let us read (or write) what is there."""
+    try:
+        yield
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or 'a file'}: {error.strerror or error}; does this user"
+            " have the permission, and is the disk whole?"
+        ) from error
 
 
 def local(checkpoint: str, cache: Cache) -> Path:

@@ -1,8 +1,10 @@
 """`python -m scripts.checkpoint` as a person calls it."""
 
+import os
 import re
 import shlex
 import shutil
+from errno import EACCES, ENOSPC
 from pathlib import Path
 
 import numpy as np
@@ -159,6 +161,19 @@ def test_another_model_is_refused(tmp_path: Path, capsys: Capture, command: str)
 def test_no_checkpoint_at_all(tmp_path: Path, capsys: Capture, command: str) -> None:
     assert main([command, str(tmp_path / "gone")]) == 1
     assert "does not exist" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("number", [EACCES, ENOSPC])
+def test_a_target_that_cannot_be_written(
+    tmp_path: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refused(descriptor: int) -> None:
+        raise OSError(number, os.strerror(number), str(tmp_path))
+
+    monkeypatch.setattr(os, "fsync", refused)
+    assert main(["convert", str(FOLDER / "pi0_aloha"), str(tmp_path)]) == 1
+    assert f"{tmp_path}: {os.strerror(number)}" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["verify", "--help"], [], ["convert", "x"]])

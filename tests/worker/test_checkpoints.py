@@ -170,3 +170,13 @@ def test_a_digest_does_not_depend_on_where_the_files_lie(tmp_path: Path) -> None
     copies = [copy_golden("pi05_droid", tmp_path / name) for name in ("one", "two")]
     one, two = (digest(find(str(c), None, "droid", embedded=False), {}) for c in copies)
     assert one == two
+
+
+def test_the_cache_is_the_public_systems_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("OPENPI_DATA_HOME", raising=False)
+    assert Cache(DownloadConfig()).folder == Path.home() / ".cache" / "openpi"
+    monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "theirs"))
+    assert Cache(DownloadConfig()).folder == tmp_path / "theirs"
+    assert Cache(DownloadConfig(cache_dir=str(tmp_path))).folder == tmp_path

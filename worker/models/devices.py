@@ -1,15 +1,22 @@
-"""Choosing device and dtype, and whether a model fits."""
+"""Choosing device and dtype, whether a model fits, and what a device's own failure looks like."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy.typing as npt
 import torch
 
 from worker.config import Device, Dtype
-from worker.errors import ConfigError
+from worker.errors import ConfigError, DeviceLost
 from worker.models.attention import cpu_has_bfloat16
 
 SPARE = 1.1
 """Activations and the piece that is being rearranged come on top of the weights."""
+
+_LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
+"""How the messages begin by which libraries say that the device failed them."""
 
 
 def choose_device(device: Device) -> torch.device:
@@ -52,3 +59,28 @@ def free_bytes(device: torch.device) -> int | None:
         return None
     lines = dict(line.split(":") for line in meminfo.read_text().splitlines())
     return int(lines["MemAvailable"].split()[0]) * 1024
+
+
+def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
+    """`array` on `device`; to CUDA through pinned memory, without waiting for it."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cuda":
+        tensor = tensor.pin_memory()
+    return tensor.to(device, non_blocking=True)
+
+
+@contextmanager
+def losing(device: torch.device) -> Iterator[None]:
+    """Raises `DeviceLost` for an error after which every later call to `device` fails too.
+
+    Too little memory is none of them: a smaller batch may go on.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        reason = str(error).partition("\n")[0]
+        if isinstance(error, torch.AcceleratorError) or reason.startswith(_LIBRARIES):
+            raise DeviceLost(f"{device} failed in the middle of service: {reason}") from error
+        raise

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from worker.models.gemma import Rope, rope_at, rope_tables
@@ -80,7 +79,10 @@ class Pi0Fast(PaliGemma):
         `images`: uint8 (cameras, 224, 224, 3); `tokens`: int64 (length,). Alone, since so long a
         sequence keeps any device busy, and nothing has to be padded.
         """
-        x = self.embed_prefix(images[None], tokens[None])
+        return self.read_embedded(self.embed_prefix(images[None], tokens[None]), writing, row)
+
+    def read_embedded(self, x: Tensor, writing: Writing, row: int) -> Tensor:
+        """`read`, from the prefix's tokens on: `x` (1, length, vlm width)."""
         length = x.shape[1]
         start, end = writing.room - length, writing.room
         if start < 0:
@@ -114,7 +116,8 @@ class Pi0Fast(PaliGemma):
 
     def write_best(self, outputs: Tensor, writing: Writing) -> None:
         """Append each row's likeliest token of `outputs` (batch, vlm width)."""
-        best, tokens = F.linear(outputs, self.embedding).max(dim=-1)
+        # In this order a CPU reads the embedding once for all rows, not once for each.
+        best, tokens = (self.embedding @ outputs.T).max(dim=0)
         finite = best.isfinite()
         shown = tokens.where(finite, BROKEN).masked_fill(writing.ended, 0)
         writing.written.index_copy_(1, writing.count, shown[:, None])

@@ -7,10 +7,9 @@ import numpy as np
 import torch
 
 from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
-from worker.errors import DeviceLost
-from worker.models.devices import choose_device, choose_dtype
+from worker.models.devices import choose_device, choose_dtype, losing, put
 from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
-from worker.models.graphs import shared_pool
+from worker.models.graphs import Captures
 from worker.models.layout import arrange
 from worker.models.loading import fill
 from worker.robots.robot import CAMERAS
@@ -46,8 +45,8 @@ class FastRunner:
         self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
         on_cuda = self.device.type == "cuda"
         self._check_every = CHECK_EVERY if on_cuda else 1
-        self._captures = on_cuda and runtime.graphs is not False
-        self._pool = shared_pool(self.device)
+        self._uses_graphs = on_cuda and runtime.graphs is not False
+        self._captures = Captures(self.device)
         self._writings: dict[int, tuple[Writing, Callable[[], None]]] = {}
 
     def __call__(self, requests: Sequence[ModelInput]) -> list[Tokens]:
@@ -59,23 +58,24 @@ class FastRunner:
         """
         if not requests:
             return []
-        try:
+        with losing(self.device):
             return self._write(requests)
-        except torch.AcceleratorError as error:
-            reason = str(error).partition("\n")[0]
-            raise DeviceLost(f"{self.device} failed in the middle of service: {reason}") from error
 
     @torch.inference_mode()
     def _write(self, requests: Sequence[ModelInput]) -> list[Tokens]:
         writing, step = self.prepare(len(requests))
-        writing.clear()
-        outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
-        self.model.write_best(torch.cat(outputs), writing)
+        self.read_all(requests, writing)
         for count in range(1, MAX_WRITTEN):
             if count % self._check_every == 0 and bool(writing.ended.all()):
                 break
             step()
         return list(writing.written.cpu().numpy().copy())
+
+    def read_all(self, requests: Sequence[ModelInput], writing: Writing) -> None:
+        """Begin anew: read each prefix and write the first token of each answer."""
+        writing.clear()
+        outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
+        self.model.write_best(torch.cat(outputs), writing)
 
     @torch.inference_mode()
     def prepare(self, batch: int) -> tuple[Writing, Callable[[], None]]:
@@ -86,17 +86,12 @@ class FastRunner:
         return self._writings[batch]
 
     def _make_step(self, writing: Writing) -> Callable[[], None]:
-        if not self._captures:
+        if not self._uses_graphs:
             return lambda: self.model.step(writing)
-        # Libraries set themselves up at first use, which a graph must not record.
-        self.model.step(writing)
-        torch.cuda.synchronize()
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
-            self.model.step(writing)
+        graph, _ = self._captures.capture(lambda: self.model.step(writing))
         return graph.replay
 
     def _read(self, request: ModelInput, writing: Writing, row: int) -> torch.Tensor:
-        images = torch.from_numpy(np.stack(list(request.images.values()))).to(self.device)
-        tokens = torch.from_numpy(request.tokens).to(self.device)
+        images = put(np.stack(list(request.images.values())), self.device)
+        tokens = put(request.tokens, self.device)
         return self.model.read(images, tokens, writing, row)

@@ -18,22 +18,30 @@ from worker.models.pi0 import Pi0
 from worker.models.siglip import SigLip
 
 
-def fuse(model: nn.Module) -> None:
+def fuse(model: nn.Module, stacks_prefix: bool = True) -> None:
     """Fuse all transformers within `model`, and what only a whole pi0 allows, in place.
 
-    One module after the other, so that no more than one is in memory twice.
+    One module after the other, so that no more than one is in memory twice. `stacks_prefix`:
+    whether also pi0's wide Gemma gets one product for several; with hundreds of rows a CPU is
+    faster with several, whose results are contiguous (benchmarks/LOG.md).
     """
-    for module in list(model.modules()):
-        if isinstance(module, Gemma):
-            for block in module.blocks:
-                _fuse_block(block)
-        elif isinstance(module, SigLip):
-            module.patch_embedding = cast(nn.Conv2d, PatchProjection(module.patch_embedding))
-            for layer in module.layers:
+    # Of the towers alone: a list of all modules would keep the replaced ones in memory.
+    for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
+        if isinstance(tower, Gemma):
+            is_prefix = isinstance(model, Pi0) and tower is model.vlm
+            for block in tower.blocks:
+                _fold_block(block)
+                if is_prefix and block is tower.blocks[-1]:
+                    _drop_unread(tower)
+                elif stacks_prefix or not is_prefix:
+                    block.self_attn = FusedAttention(block.self_attn)
+                    block.mlp = FusedMlp(block.mlp)
+        else:
+            tower.patch_embedding = cast(nn.Conv2d, PatchProjection(tower.patch_embedding))
+            for layer in tower.layers:
                 seeing = cast(siglip.Block, layer)
                 seeing.self_attn = FusedVisionAttention(seeing.self_attn)
     if isinstance(model, Pi0):
-        _drop_unread(model.vlm)
         fold(model.expert.norm, [model.action_out_proj])
 
 
@@ -75,11 +83,10 @@ class FusedAttention(gemma.Attention):
 class KeysValues(gemma.Attention):
     """What is left of an attention whose queries nobody asks: one product."""
 
-    def __init__(self, plain: FusedAttention) -> None:
+    def __init__(self, plain: gemma.Attention) -> None:
         nn.Module.__init__(self)
         self.config = plain.config
-        rows = plain.config.num_heads * plain.config.head_dim
-        self.kv_proj = linear(plain.qkv_proj.weight[rows:].clone(), None)
+        self.kv_proj = stacked([plain.k_proj, plain.v_proj])
 
     def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
         """As the plain one."""
@@ -142,18 +149,16 @@ class PatchProjection(nn.Module):
         return out
 
 
-def _fuse_block(block: gemma.Block) -> None:
+def _fold_block(block: gemma.Block) -> None:
     attention, mlp = block.self_attn, block.mlp
     fold(block.input_layernorm, [attention.q_proj, attention.k_proj, attention.v_proj])
     fold(block.post_attention_layernorm, [mlp.gate_proj, mlp.up_proj])
-    block.self_attn = FusedAttention(attention)
-    block.mlp = FusedMlp(mlp)
 
 
 def _drop_unread(vlm: Gemma) -> None:
     """Of the last prefix layer the expert reads keys and values, and nobody reads the rest."""
     last = vlm.blocks[-1]
-    last.self_attn = KeysValues(cast(FusedAttention, last.self_attn))
+    last.self_attn = KeysValues(last.self_attn)
     del last.mlp, last.post_attention_layernorm, vlm.norm
 
 

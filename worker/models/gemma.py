@@ -22,7 +22,9 @@ ROPE_BASE = 10000.0
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of some positions: see `rope_at`."""
 Modulation = tuple[Tensor, Tensor, Tensor]
-"""Scale, shift and gate of one adaptive norm, each broadcastable to (batch, tokens, width)."""
+"""Of one adaptive norm: 1 + scale and shift in float32, and gate in the dtype of the residual sum.
+
+Each broadcastable to (batch, tokens, width); made once for each flow step."""
 
 
 @dataclass
@@ -48,20 +50,22 @@ class RMSNorm(nn.Module):
         self.weight = None if adaptive else nn.Parameter(torch.empty(width))
         self.dense = nn.Linear(width, 3 * width) if adaptive else None
 
-    def modulation(self, cond: Tensor) -> Modulation:
-        """What `cond` (..., width) makes of an adaptive norm; each part is (..., width)."""
+    def modulation(self, cond: Tensor, dtype: torch.dtype) -> Modulation:
+        """What `cond` (..., width) makes of an adaptive norm in a model of `dtype`."""
         if self.dense is None:
             raise ValueError("this norm is not adaptive")
         scale, shift, gate = self.dense(cond).chunk(3, dim=-1)
-        return scale, shift, gate
+        return 1.0 + scale, shift.contiguous(), gate.to(dtype).contiguous()
 
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """`x` and the result: (batch, tokens, width), in `x`'s dtype."""
-        wide = x.float()
-        wide = wide * torch.rsqrt(wide.square().mean(-1, keepdim=True) + 1e-6)
+        if modulation is None and self.weight is None:
+            # The scale lies in the weights behind (`worker.models.fusing`): one kernel is left.
+            return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+        wide = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6)
         if modulation is not None:
-            scale, shift, _ = modulation
-            wide = wide * (1.0 + scale) + shift
+            factor, shift, _ = modulation
+            wide = torch.addcmul(shift, wide, factor)
         elif self.weight is not None:
             wide = wide * (1.0 + self.weight.float())
         return wide.to(x.dtype)
@@ -170,10 +174,10 @@ class Gemma(nn.Module):
         """The layers, with their type."""
         return [cast(Block, layer) for layer in self.layers]
 
-    def modulations(self, cond: Tensor) -> list[Modulation]:
+    def modulations(self, cond: Tensor, dtype: torch.dtype) -> list[Modulation]:
         """All adaptive norms' parts for `cond`: two for each layer, then the final one's."""
         norms = [n for b in self.blocks for n in (b.input_layernorm, b.post_attention_layernorm)]
-        return [norm.modulation(cond) for norm in (*norms, self.norm)]
+        return [norm.modulation(cond, dtype) for norm in (*norms, self.norm)]
 
     def extend(self, x: Tensor, past: Cache | None = None, valid: Tensor | None = None) -> Cache:
         """Keys and values of `past` and then of `x` (batch, tokens, width).
@@ -253,7 +257,7 @@ def heads(x: Tensor, head_dim: int) -> Tensor:
 
 
 def _gated(x: Tensor, modulation: Modulation | None) -> Tensor:
-    return x if modulation is None else x * modulation[2].to(x.dtype)
+    return x if modulation is None else x * modulation[2]
 
 
 def rope_tables(start: int, count: int, head_dim: int, device: torch.device) -> Rope:
@@ -285,6 +289,10 @@ def rope_at(positions: Tensor, head_dim: int) -> Rope:
 def rotate(x: Tensor, rope: Rope) -> Tensor:
     """Turn the halves of `x` (batch, heads, tokens, head dim) against each other, in float32."""
     cos, sin = rope
-    first, second = x.float().chunk(2, dim=-1)
-    turned = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
-    return turned.to(x.dtype)
+    first, second = x.chunk(2, dim=-1)
+    # Half as many kernels as the formula has operations; the tables make all of it float32.
+    turned = [
+        torch.addcmul(first * cos, second, sin, value=-1),
+        torch.addcmul(second * cos, first, sin),
+    ]
+    return torch.cat(turned, dim=-1).to(x.dtype)

@@ -7,7 +7,7 @@ capture can be tested without a GPU.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from torch import Tensor
 Compute = Callable[..., Tensor]
 """Takes tensors by name, returns one."""
 Arrays = Mapping[str, npt.NDArray[np.generic]]
+Result = TypeVar("Result")
 
 WARM_UPS = 2
 """Calls before a capture: libraries set themselves up, and the compiler compiles."""
@@ -26,9 +27,13 @@ class Replay:
     """One computation at the shapes and dtypes of `example`."""
 
     def __init__(
-        self, compute: Compute, example: Arrays, device: torch.device, pool: Any = None
+        self,
+        compute: Compute,
+        example: Arrays,
+        device: torch.device,
+        captures: "Captures | None" = None,
     ) -> None:
-        """Run it on `example` and, on CUDA, capture it; graphs of one `pool` share memory."""
+        """Run it on `example` and, on CUDA, capture it among `captures` (None: by itself)."""
         self._compute = compute
         self._on_cuda = device.type == "cuda"
         self._host = {name: self._host_buffer(array) for name, array in example.items()}
@@ -36,7 +41,11 @@ class Replay:
         if self._on_cuda:
             self._inputs = {name: host.to(device) for name, host in self._host.items()}
         self._graph: torch.cuda.CUDAGraph | None = None
-        self._output = self._capture(pool) if self._on_cuda else self._run()
+        if self._on_cuda:
+            captures = captures or Captures(device)
+            self._graph, self._output = captures.capture(self._run)
+        else:
+            self._output = self._run()
         self._answer = torch.empty(
             self._output.shape, dtype=self._output.dtype, pin_memory=self._on_cuda
         )
@@ -63,20 +72,37 @@ class Replay:
     def _run(self) -> Tensor:
         return self._compute(**self._inputs)
 
-    @torch.no_grad()
-    def _capture(self, pool: Any) -> Tensor:
-        side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
+
+class Captures:
+    """Where the graphs of one model are captured: they share a stream, and memory.
+
+    Only one of them may run at a time, and its result must be taken before the next runs.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._pool: Any = None
+        self._stream: Any = None
+
+    def capture(self, compute: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
+        """A graph of `compute`, and its result, whose memory each replay writes anew.
+
+        It is called before: what libraries and compilers set up at first use, and tables that are
+        made once, must not become part of a graph.
+        """
+        if self._stream is None:
+            self._pool = torch.cuda.graph_pool_handle()
+            # One for all: memory that a stream has used is kept for that stream.
+            self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
             for _ in range(WARM_UPS):
-                self._run()
-        torch.cuda.current_stream().wait_stream(side)
+                compute()
         torch.cuda.synchronize()
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, pool=pool):
-            return self._compute(**self._inputs)
-
-
-def shared_pool(device: torch.device) -> Any:
-    """Memory that graphs on `device` may share, since one runs at a time; None on a CPU."""
-    return torch.cuda.graph_pool_handle() if device.type == "cuda" else None
+        graph = torch.cuda.CUDAGraph()
+        # Other threads of this process have no business on the device, nor do they disturb.
+        with torch.cuda.graph(
+            graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
+        ):
+            result = compute()
+        return graph, result

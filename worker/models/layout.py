@@ -8,18 +8,19 @@ from torch import nn
 from worker.models.fusing import fuse
 from worker.models.gemma import Block, Gemma
 from worker.models.packing import can_pack, pack
+from worker.models.paligemma import PaliGemma
 from worker.models.siglip import SigLip
 
 RECOMPILE_LIMIT = 64
 """Forms of a layer that torch compiles (masked or not, one token or many) before it gives up."""
 
 
-def arrange(model: nn.Module, device: torch.device, compiles: bool) -> None:
+def arrange(model: PaliGemma, device: torch.device, compiles: bool) -> None:
     """Bring a loaded model's weights into the form in which it runs fastest on `device`."""
-    fuse(model)
+    fuse(model, stacks_prefix=device.type != "cpu" or compiles)
     if compiles:
         compile_layers(model)
-    elif device.type == "cpu" and can_pack():
+    elif device.type == "cpu" and can_pack(model.dtype):
         pack(model)
 
 

@@ -1,9 +1,11 @@
 """Weights in the order in which a CPU's matrix units read them, arranged once instead of per call.
 
 A linear layer of few rows otherwise spends much of its time on rearranging its weight. oneDNN
-does both, through the operators that torch's own compiler uses. Works in float32 and bfloat16.
+does both, through the operators that torch's own compiler uses. Works in float32, and in bfloat16
+where oneDNN has kernels for it (AVX512 or better).
 """
 
+from functools import cache
 from typing import Any, cast
 
 import torch
@@ -54,9 +56,16 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.layer.weight, None
 
 
-def can_pack() -> bool:
-    """Whether this torch has oneDNN and its operators."""
-    return torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+@cache
+def can_pack(dtype: torch.dtype) -> bool:
+    """Whether this torch has oneDNN and its operators, and they know `dtype` on this CPU."""
+    if not (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")):
+        return False
+    try:
+        torch.ops.mkldnn._reorder_linear_weight(torch.zeros(16, 16, dtype=dtype))
+    except RuntimeError:
+        return False
+    return True
 
 
 def pack(model: nn.Module) -> None:
@@ -65,7 +74,14 @@ def pack(model: nn.Module) -> None:
     Linear layers of adaptive norms are left: they run once per step's time, at load.
     """
     for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
-        for owner in list(tower.modules()):
-            for name, child in list(owner.named_children()):
-                if type(child) is nn.Linear and name != "dense":
-                    setattr(owner, name, PackedLinear(child))
+        _pack_within(tower)
+
+
+def _pack_within(owner: nn.Module) -> None:
+    # By name: whoever held the modules would keep the weights that were packed in memory.
+    for name in [name for name, _ in owner.named_children()]:
+        child = owner.get_submodule(name)
+        if type(child) is nn.Linear and name != "dense":
+            setattr(owner, name, PackedLinear(child))
+        else:
+            _pack_within(child)

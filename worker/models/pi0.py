@@ -20,12 +20,12 @@ from worker.models.paligemma import PaliGemma
 
 @dataclass
 class FlowStep:
-    """All of one flow step that depends on time alone, float32."""
+    """All of one flow step that depends on time alone."""
 
     cond: Tensor
-    """pi0: the time's share of the first action MLP, (width,). pi0.5: the condition, (width,)."""
+    """Float32 (width,). pi0: the time's share of the first action MLP; pi0.5: the condition."""
     modulations: list[Modulation] | None
-    """pi0.5: scale, shift and gate of every norm of the expert."""
+    """pi0.5: what the time makes of every norm of the expert."""
 
 
 class Pi0(PaliGemma):
@@ -76,7 +76,7 @@ class Pi0(PaliGemma):
             weight = self.action_time_mlp_in.weight[:, self.width :]
             return FlowStep(F.linear(embedded, weight, self.action_time_mlp_in.bias), None)
         cond = F.silu(self.time_mlp_out(F.silu(self.time_mlp_in(embedded))))
-        return FlowStep(cond, self.expert.modulations(cond))
+        return FlowStep(cond, self.expert.modulations(cond, self.dtype))
 
     def flow_steps(self, count: int) -> list[FlowStep]:
         """Times 1, 1 - dt, ..., summed in float32 as the models were trained and are served."""

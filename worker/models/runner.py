@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
-from worker.errors import DeviceLost
-from worker.models.devices import choose_device, choose_dtype
-from worker.models.graphs import Arrays, Replay, shared_pool
+from worker.models.devices import choose_device, choose_dtype, losing, put
+from worker.models.graphs import Arrays, Captures, Replay
 from worker.models.layout import arrange
 from worker.models.loading import load_model
 from worker.transforms import ModelInput
@@ -63,7 +62,7 @@ class Runner:
         wanted = runtime.compile or self.device.type == "cuda"
         self._uses_graphs = wanted if runtime.graphs is None else runtime.graphs
         self._buckets = buckets(config.max_token_len, runtime.prompt_buckets)
-        self._pool = shared_pool(self.device)
+        self._captures = Captures(self.device)
         self._replays: dict[Shape, Replay] = {}
 
     def prepare(self, batches: int, cameras: Iterable[int], length: int | None) -> None:
@@ -95,13 +94,8 @@ class Runner:
         answers: dict[int, Actions] = {}
         for shape, members in self._groups(requests).items():
             arrays = self._arrays([requests[i] for i in members], shape)
-            try:
+            with losing(self.device):
                 batch = self._run(shape, arrays)
-            except torch.AcceleratorError as error:
-                reason = str(error).partition("\n")[0]
-                raise DeviceLost(
-                    f"{self.device} failed in the middle of service: {reason}"
-                ) from error
             answers.update(zip(members, batch, strict=True))
         return [answers[i] for i in range(len(requests))]
 
@@ -124,7 +118,7 @@ class Runner:
         return self._put(self._arrays(requests, Shape(len(requests), cameras, length, False)))
 
     def _put(self, arrays: Arrays) -> dict[str, Tensor]:
-        return {name: torch.from_numpy(array).to(self.device) for name, array in arrays.items()}
+        return {name: put(array, self.device) for name, array in arrays.items()}
 
     def _groups(self, requests: Sequence[ModelInput]) -> dict[Shape, list[int]]:
         alike: dict[tuple[int, int], list[int]] = defaultdict(list)
@@ -154,7 +148,7 @@ class Runner:
     def _replay(self, shape: Shape) -> Replay:
         if shape not in self._replays:
             example = self._blank(shape)
-            self._replays[shape] = Replay(self.infer, example, self.device, self._pool)
+            self._replays[shape] = Replay(self.infer, example, self.device, self._captures)
         return self._replays[shape]
 
     def _arrays(self, requests: Sequence[ModelInput], shape: Shape) -> Arrays:

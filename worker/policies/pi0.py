@@ -84,15 +84,18 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self._runner: RunnerOf | None = None
         self.digest: str | None = None
         check_fit(env, model)
-        if self._sources.missing(self._cache) is None:
+        with checkpoints.readable():
+            complete = self._sources.missing(self._cache) is None
+        if complete:
             self._open()
         self.metadata = self._describe()
 
     def _open(self) -> None:
         """Read the small files. Raises `CheckpointError` where one is missing or doesn't fit."""
-        self._files = self._sources.find(self._env.asset_id, self._cache)
-        self.transforms = self._make_transforms()
-        self.digest = checkpoints.digest(self._files, self._decisive())
+        with checkpoints.readable():
+            self._files = self._sources.find(self._env.asset_id, self._cache)
+            self.transforms = self._make_transforms()
+            self.digest = checkpoints.digest(self._files, self._decisive())
 
     @abstractmethod
     def _make_runner(self) -> RunnerOf:
@@ -196,7 +199,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
         )
         tokenizer, decode = self._make_tokenizer()
-        if tokenizer.vocab_size > self._model.vocab_size:
+        if tokenizer.vocab_size != self._model.vocab_size:
             raise CheckpointError(
                 f"{self._files.tokenizer} has {tokenizer.vocab_size} tokens, the model"
                 f" {self._model.vocab_size}: tokenizer= or model.vocab_size= is wrong"

@@ -5,9 +5,9 @@ import torch
 
 from tests.worker.composition import make_policy
 from worker.config import Device, Dtype
-from worker.errors import ConfigError
+from worker.errors import ConfigError, DeviceLost
 from worker.models import attention, devices
-from worker.models.devices import choose_device, choose_dtype, ensure_room, free_bytes
+from worker.models.devices import choose_device, choose_dtype, ensure_room, free_bytes, losing
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -80,3 +80,27 @@ def test_a_model_that_does_not_fit_says_how_much_is_needed_and_free(
     policy = make_policy("env=aloha_sim", "model=tiny")
     with pytest.raises(ConfigError, match=r"0\.0 GB are free"):
         policy.load()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.AcceleratorError("CUDA error: an illegal memory access was encountered\nmore"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling cublasGemmEx"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+    ],
+)
+def test_a_device_that_failed_is_lost(error: RuntimeError) -> None:
+    with (
+        pytest.raises(DeviceLost, match=r"^cuda failed in the middle of service: (CUDA|cuDNN)"),
+        losing(CUDA),
+    ):
+        raise error
+
+
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes"), ValueError("x")]
+)
+def test_other_errors_are_the_requests_own(error: Exception) -> None:
+    with pytest.raises(type(error), match=str(error)), losing(CUDA):
+        raise error

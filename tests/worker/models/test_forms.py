@@ -1,5 +1,8 @@
 """Fused, packed and compiled models are the plain ones, rearranged."""
 
+from collections.abc import Callable
+from functools import partial
+
 import pytest
 import torch
 from torch import nn
@@ -8,16 +11,18 @@ from scripts.golden import difference
 from tests.golden import FLOW_CHECKPOINTS, cases, overrides
 from tests.worker.composition import make_policy
 from tests.worker.models.forms import CPU, actions, golden_model, inputs
+from worker.models import gemma, layout
 from worker.models.fusing import FusedAttention, FusedMlp, KeysValues, PatchProjection, fuse
 from worker.models.layout import arrange, compile_layers
 from worker.models.packing import PackedLinear, can_pack, pack
 from worker.models.pi0 import Pi0
 
-FORMS = {
+FORMS: dict[str, list[Callable[[nn.Module], None]]] = {
     "fused": [fuse],
+    "fused but for the prefix": [partial(fuse, stacks_prefix=False)],
     "packed": [pack],
     "fused and packed": [fuse, pack],
-    "fused and compiled": [fuse, lambda model: compile_layers(model, "eager")],
+    "fused and compiled": [fuse, partial(compile_layers, backend="eager")],
 }
 
 
@@ -64,6 +69,14 @@ def test_fusing_replaces_and_drops_what_it_says() -> None:
     assert before - sum(p.numel() for p in model.parameters()) > unread
 
 
+def test_a_cpu_keeps_the_prefix_in_several_products() -> None:
+    model = golden_model("pi0_aloha")
+    arrange(model, CPU, compiles=False)
+    assert type(model.vlm.blocks[0].mlp) is gemma.Mlp
+    assert isinstance(model.vlm.blocks[-1].self_attn, KeysValues)
+    assert isinstance(model.expert.blocks[0].mlp, FusedMlp)
+
+
 def test_adaptive_norms_are_not_folded() -> None:
     model = golden_model("pi05_droid")
     fuse(model)
@@ -104,7 +117,8 @@ def gradient(model: Pi0) -> torch.Tensor:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_packed_linear_layer(dtype: torch.dtype, bias: bool) -> None:
-    assert can_pack()
+    if not can_pack(dtype):
+        pytest.skip(f"oneDNN has no kernels for {dtype} on this CPU")
     plain = nn.Linear(48, 32, bias=bias, dtype=dtype).requires_grad_(False)
     packed = PackedLinear(plain)
     assert torch.equal(packed.weight, plain.weight)
@@ -112,6 +126,19 @@ def test_a_packed_linear_layer(dtype: torch.dtype, bias: bool) -> None:
     for shape in [(1, 48), (3, 48), (2, 7, 48)]:
         x = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(dtype)
         torch.testing.assert_close(packed(x), plain(x))
+
+
+def test_float32_can_be_packed_anywhere_and_what_onednn_lacks_is_not() -> None:
+    assert can_pack(torch.float32)
+    assert not can_pack(torch.float64)
+
+
+def test_a_dtype_that_cannot_be_packed_is_served_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layout, "can_pack", lambda dtype: dtype != torch.bfloat16)
+    model = golden_model("pi0_aloha", torch.bfloat16)
+    arrange(model, CPU, compiles=False)
+    assert not [m for m in model.modules() if isinstance(m, PackedLinear)]
+    assert actions(model, inputs(1)).isfinite().all()
 
 
 def test_packing_leaves_no_plain_layer_in_the_transformers() -> None:

@@ -138,6 +138,14 @@ def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path: Path) -> No
         assert peak < 1.2 * weights, dtype
 
 
+def test_arranging_needs_hardly_more_memory_than_the_weights() -> None:
+    settings = ["model=tiny", "model.vlm.width=1024", "model.vlm.mlp_dim=2000"]
+    depths = [f"model.{part}.depth=10" for part in ("vlm", "expert")]
+    weights, peak = (int(word) for word in run(ARRANGED, *settings, *depths).split())
+    assert weights > 200e6
+    assert peak < 1.3 * weights
+
+
 def made_up(config: ModelConfig) -> Weights:
     """A checkpoint of zeros for `config`, under the public names."""
     with torch.device("meta"):
@@ -173,4 +181,25 @@ torch.zeros(1) + torch.zeros(1)
 before = memory("VmRSS")
 model = load_model(config, Path(sys.argv[1]), torch.device("cpu"), dtype)
 print(sum(p.nbytes for p in model.parameters()), memory("VmHWM") - before)
+"""
+
+# The same for weights that are made up, fused and packed.
+ARRANGED = """
+import sys, torch
+from tests.worker.composition import model_config
+from worker.models.layout import arrange
+from worker.models.loading import load_model
+
+def memory(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+config, cpu = model_config(*sys.argv[1:]), torch.device("cpu")
+arrange(load_model(model_config("model=tiny"), None, cpu, torch.float32), cpu, False)
+before = memory("VmRSS")
+with torch.no_grad():
+    model = load_model(config, None, cpu, torch.float32)
+    weights = sum(p.nbytes for p in model.parameters())
+    arrange(model, cpu, False)
+print(weights, memory("VmHWM") - before)
 """

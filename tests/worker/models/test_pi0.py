@@ -67,7 +67,7 @@ def test_only_images_of_the_trained_size_are_taken(model: Pi0) -> None:
 
 def test_a_plain_norm_has_no_modulation() -> None:
     with pytest.raises(ValueError, match="not adaptive"):
-        RMSNorm(4, adaptive=False).modulation(torch.zeros(4))
+        RMSNorm(4, adaptive=False).modulation(torch.zeros(4), torch.float32)
 
 
 def test_time_embedding_is_sines_then_cosines() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from errno import EACCES
 from pathlib import Path
 from typing import Any
 
@@ -146,9 +147,23 @@ def test_infer_before_load_says_so() -> None:
         make_policy("model=tiny").infer(SIM)
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_is_refused() -> None:
-    with pytest.raises(CheckpointError, match="1240 tokens, the model 1000"):
-        make_policy("model=tiny", "model.vocab_size=1000")
+@pytest.mark.parametrize("size", [1000, 2000])
+def test_a_tokenizer_of_another_vocabulary_is_refused(size: int) -> None:
+    with pytest.raises(CheckpointError, match=f"1240 tokens, the model {size}"):
+        make_policy("model=tiny", f"model.vocab_size={size}")
+
+
+def test_a_checkpoint_that_may_not_be_read_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    exists = Path.exists
+
+    def refused(path: Path) -> bool:
+        if path.name == "pi0_aloha":
+            raise PermissionError(EACCES, "Permission denied", str(path))
+        return exists(path)
+
+    monkeypatch.setattr(Path, "exists", refused)
+    with pytest.raises(CheckpointError, match="pi0_aloha: Permission denied; does this user"):
+        make_policy(*overrides("pi0_aloha"))
 
 
 def test_a_truncated_checkpoint_is_refused_before_torch(tmp_path: Path) -> None:
