@@ -26,6 +26,7 @@ MAX_NAME = 128  # characters in a name of anything
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
+_SHOWN = 200  # characters of a value in an error message
 
 FROM_CLIENT = frozenset({"infer", "reset", "metadata", "ping", "status"})
 TO_CLIENT = frozenset({"result", "error", "pong"})
@@ -149,7 +150,8 @@ def send(socket: zmq.Socket[bytes], frames: Sequence[bytes | memoryview | zmq.Fr
 
 def show(value: Any) -> str:
     """A value of a peer's for an error message: short, however long or deeply nested it is."""
-    return reprlib.repr(value)
+    text = reprlib.repr(value)  # which bounds each level, and not the whole
+    return text if len(text) <= _SHOWN else f"{text[: _SHOWN - 3]}..."
 
 
 def _refuse(field: str, value: Any, expected: str) -> ProtocolError:

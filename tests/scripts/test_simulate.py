@@ -106,10 +106,11 @@ def test_a_process_that_ends_early_is_told(
         raise KeyError("planted")
 
     monkeypatch.setattr(World, "play", play)
+    before = set(psutil.Process().children())
     with pytest.raises(RuntimeError, match=r"seeds range\(0, 20\) ended"):
         simulate.main(["--seeds", "30", "--jobs", "2"])
     assert "KeyError: 'planted'" in capfd.readouterr().err
-    assert psutil.Process().children() == []
+    assert set(psutil.Process().children()) <= before
 
 
 @pytest.mark.parametrize(

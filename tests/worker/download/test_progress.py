@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -21,7 +22,7 @@ def test_lines_come_now_and_then(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter([0.0, 1.0, 11.0, 12.0])
-    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    monkeypatch.setattr("worker.download.progress.time", SimpleNamespace(monotonic=clock.__next__))
     with caplog.at_level(logging.INFO), Progress("model", 4_000_000_000) as progress:
         progress.advance(1_000_000_000)
         progress.advance(1_000_000_000)
