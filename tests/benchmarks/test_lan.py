@@ -60,9 +60,11 @@ def plan(*arguments: str) -> LanPlan:
     return make_plan(parser(None).parse_args(arguments))
 
 
-def hosts() -> set[str]:
-    """Of this process and its children, by `ip`."""
-    return {line.split()[0] for line in network.run(["ip", "netns", "list"]).splitlines()}
+def hosts(pid: int | None = None) -> set[str]:
+    """The run's with this process id, else this one's: other runs make and remove theirs."""
+    own = f"lan-{pid or os.getpid()}-"
+    listed = network.run(["ip", "netns", "list"]).splitlines()
+    return {name for line in listed if (name := line.split()[0]).startswith(own)}
 
 
 class Recorder:
@@ -375,9 +377,8 @@ def test_without_ip_it_is_said(
 
 @needs_hosts
 def test_hosts_hear_each_other_unless_the_link_is_cut(tmp_path: Path) -> None:
-    before = hosts()
     with Network(LINKS["unshaped"], tmp_path, "reno") as built:
-        assert len(hosts() - before) == 3
+        assert len(hosts()) == 3
         site = built.site()
         echo = "import socket; s = socket.create_server(('', 7)); print(1, flush=True)\n"
         echo += "while True: s.accept()[0].close()"
@@ -399,12 +400,12 @@ def test_hosts_hear_each_other_unless_the_link_is_cut(tmp_path: Path) -> None:
             heard.append(calls(WAIT_S))
             server.kill()
         assert heard == [True, False, True]
-    assert hosts() == before
+    assert not hosts()
 
 
 @needs_links
 def test_all_of_it_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    before, children = hosts(), set(psutil.Process().children())
+    children = set(psutil.Process().children())
     result = tmp_path / "lan.json"
     where = ["--unpinned"] if len(os.sched_getaffinity(0)) < 2 else []
     assert lan.main(["--quick", "--seconds", "0.05", "--json", str(result), *where]) == 0
@@ -426,7 +427,7 @@ def test_all_of_it_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
         assert drop["slowest_s"] > 1.0 or drop["errors"] or drop["hanging_s"]
     assert printed.strip().splitlines()[-1] == saved["ratios"][-1]
     assert result.with_suffix(".png").stat().st_size > 10_000
-    assert hosts() == before
+    assert not hosts()
     assert set(psutil.Process().children()) <= children
 
 
@@ -434,19 +435,17 @@ def test_all_of_it_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
 def test_a_peer_that_cannot_start_is_named(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = hosts()
     monkeypatch.setitem(PEERS, "req/rep", type(PEERS["req/rep"])("no_such_peer"))
     arguments = ["--quick", "--unpinned", "--links", "unshaped", "--peers", "req/rep"]
     assert lan.main([*arguments, "--json", str(tmp_path / "none.json")]) == 3
     assert "no_such_peer" in capsys.readouterr().err
     assert not (tmp_path / "none.json").exists()
-    assert hosts() == before
+    assert not hosts()
 
 
 @needs_hosts
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_removes_everything(tmp_path: Path, how: signal.Signals) -> None:
-    before = hosts()
     arguments = ["--links", "unshaped", "--peers", "raw tcp", "--unpinned", "--seconds", "30"]
     command = subprocess.Popen(
         [sys.executable, "-m", "benchmarks.lan", *arguments, "--json", str(tmp_path / "lan.json")],
@@ -459,13 +458,13 @@ def test_ctrl_c_removes_everything(tmp_path: Path, how: signal.Signals) -> None:
     while len(children := psutil.Process(command.pid).children()) < 2:
         assert time.monotonic() < give_up, children
         time.sleep(0.02)
-    assert len(hosts() - before) == 3
+    assert len(hosts(command.pid)) == 3
     command.send_signal(how)
     _, errors = command.communicate(timeout=WAIT_S)
     assert command.returncode == INTERRUPTED
     assert "interrupted" in errors
     assert not psutil.wait_procs(children, timeout=WAIT_S)[1]
-    assert hosts() == before
+    assert not hosts(command.pid)
     assert not list(tmp_path.iterdir())
 
 
