@@ -20,8 +20,11 @@ from client.wire import receive, send
 # A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
 HEARTBEAT_MS = 15_000
 # Data that nobody acknowledges, or a connection that nobody accepts: after so long, try a new one.
-# TCP itself would go on with ever longer pauses, and sleep on after a cut link is whole again.
+# TCP itself would go on with ever longer pauses, and sleep on after a cut link is whole again. Its
+# second try to connect comes after 1 s: so tries are at most 1 s apart, and an answer to one may
+# wait for nearly 2 s behind images in the queue of a slow link.
 UNHEARD_MS = 1_000
+UNACCEPTED_MS = 1_900
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 1_000
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
@@ -144,7 +147,7 @@ class Connection:
         socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNHEARD_MS)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:
