@@ -25,8 +25,9 @@ HEARTBEAT_MS = 15_000
 # wait for nearly 2 s behind images in the queue of a slow link.
 UNHEARD_MS = 1_000
 UNACCEPTED_MS = 1_900
+# The longest pause is what a robot may stand still for after its link or broker is back.
 RECONNECT_MS = 10
-RECONNECT_MAX_MS = 1_000
+RECONNECT_MAX_MS = 250
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
 COPIED_BYTES = 256 * 1024
 
