@@ -25,6 +25,10 @@ HEARTBEAT_MS = 15_000
 # wait for nearly 2 s behind images in the queue of a slow link.
 UNHEARD_MS = 1_000
 UNACCEPTED_MS = 1_900
+# While an answer is awaited nothing of ours may be unacknowledged: then the kernel asks the other
+# one's after a second without a word, and gives the connection up two seconds later.
+PROBE_AFTER_S = 1
+PROBE_S = 2
 # The longest pause is what a robot may stand still for after its link or broker is back.
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 250
@@ -149,6 +153,9 @@ class Connection:
         socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
         socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
         socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
+        socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_AFTER_S)
+        socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_S)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:

@@ -29,30 +29,19 @@ from benchmarks.peers.witness import Asked, ask_on
 from benchmarks.teams import PEERS, Result
 from benchmarks.transport import INTERRUPTED
 from scripts.processes import ProcessError
+from tests.hosts import needs_hosts, no_hosts
 
 ALONE = Conditions(robots=1, pinned=True, size="aloha", rate_hz=50.0)
 SLOW = LINKS["100m"]
 WAIT_S = 60.0
 
 
-def _no_hosts() -> str:
-    """Why none can be made here; empty where they can."""
-    try:
-        network.check(pinned=False)
-        network.run(["ip", "netns", "add", f"lan-{os.getpid()}-trial"])
-        network.run(["ip", "netns", "delete", f"lan-{os.getpid()}-trial"])
-    except LinkError as error:
-        return str(error)
-    return ""
-
-
 def _no_emulated_links() -> str:
     missing = None if shutil.which("cc") or shutil.which("gcc") else "a C compiler"
     missing = missing or (None if Path("/dev/net/tun").exists() else "/dev/net/tun")
-    return _no_hosts() or (f"{missing} is needed" if missing else "")
+    return no_hosts() or (f"{missing} is needed" if missing else "")
 
 
-needs_hosts = pytest.mark.skipif(bool(_no_hosts()), reason=_no_hosts() or "-")
 needs_links = pytest.mark.skipif(bool(_no_emulated_links()), reason=_no_emulated_links() or "-")
 
 

@@ -15,9 +15,9 @@ from tests.e2e.policies import OPEN
 WAIT_S = 90.0  # for what should take a second at most; the machine may be busy
 
 
-def eventually(is_true: Callable[[], object], what: str) -> None:
+def eventually(is_true: Callable[[], object], what: str, within_s: float = WAIT_S) -> None:
     """Return once it is; fail, saying what never came, when it takes too long."""
-    give_up = time.monotonic() + WAIT_S
+    give_up = time.monotonic() + within_s
     while not is_true():
         assert time.monotonic() < give_up, f"never: {what}"
         time.sleep(0.01)
