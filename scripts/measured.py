@@ -6,12 +6,13 @@ compares, and exits 1 if the document is out of date.
 
 from __future__ import annotations
 
-import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+from scripts import written
 
 ROOT = Path(__file__).parent.parent
 DOCUMENT, RESULTS = ROOT / "docs" / "operations.md", ROOT / "benchmarks" / "results"
@@ -147,19 +148,9 @@ def _when(result: Result) -> str:
 
 def main() -> int:
     """Write or check the document."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.measured",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    return written.main(
+        "python -m scripts.measured", __doc__, DOCUMENT, lambda current: render(current, RESULTS)
     )
-    parser.add_argument("--check", action="store_true", help="compare only")
-    options = parser.parse_args()
-    current = DOCUMENT.read_text()
-    rendered = render(current, RESULTS)
-    if options.check:
-        return int(rendered != current)
-    DOCUMENT.write_text(rendered)
-    return 0
 
 
 if __name__ == "__main__":

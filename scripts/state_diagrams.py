@@ -6,13 +6,13 @@ differ. `--check` only compares, and exits 1 if the document is out of date.
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
 
 from broker.states import REQUEST_MOVES, WORKER_MOVES, RequestState, State, WorkerState
+from scripts import written
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "protocol.md"
 
@@ -51,19 +51,7 @@ def render(document: str) -> str:
 
 def main() -> int:
     """Write or check the document."""
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.state_diagrams",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("--check", action="store_true", help="compare only")
-    options = parser.parse_args()
-    current = DOCUMENT.read_text()
-    rendered = render(current)
-    if options.check:
-        return int(rendered != current)
-    DOCUMENT.write_text(rendered)
-    return 0
+    return written.main("python -m scripts.state_diagrams", __doc__, DOCUMENT, render)
 
 
 if __name__ == "__main__":
