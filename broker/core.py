@@ -30,6 +30,9 @@ from client.version import __version__
 from client.wire import LONGEST_MS, VERSION, Header, RequestId
 
 LEARNING_S = 2.0  # after a start, workers need this long to say what they serve
+# Nearly all have said it by then (client.connection.RECONNECT_MAX_MS): a restart must not send a
+# robot that names no policy to another one than before.
+NAMELESS_S = 0.5
 _EXPECTED = (errors.Superseded, errors.Cancelled, errors.Draining)  # what robots may cause daily
 _RETRY_MS = 1000.0  # where nothing better is known
 
@@ -51,6 +54,7 @@ class Core:
         self._deadlines: Agenda[Request] = Agenda()
         self._fleet = Fleet(self, epoch, now)
         self._learned_at = now + LEARNING_S
+        self._heard_at = now + NAMELESS_S
         self._anonymous = 0  # requests so far of clients that give no id
         self._stopping = False
         self._wake_at = now
@@ -128,6 +132,8 @@ class Core:
 
     def learned(self, now: float) -> None:
         """A name is served for the first time: those that named none may mean it."""
+        if now < self._heard_at:
+            return
         for request in list(self._waiting.all_for(None)):
             try:
                 self._waiting.remove(request)
@@ -178,7 +184,7 @@ class Core:
         if self._stopping:
             raise _draining()
         policy = header.get("policy")
-        if policy is None or now >= self._learned_at:
+        if now >= (self._heard_at if policy is None else self._learned_at):
             policy = self._resolve(policy, now)  # else its workers may not have said hello yet
         left_s = header.get("deadline_ms", limits.default_deadline_s * 1e3) / 1e3
         robot = message.peer or message.sender
@@ -296,6 +302,8 @@ class Core:
         self.fail(request, errors.Superseded("a newer observation took its place"), "supersede")
 
     def _check_deadlines(self, now: float) -> None:
+        if now >= self._heard_at and self._is_nameless_due():
+            self.learned(now)
         if now >= self._learned_at:
             self._refuse_unknown(now)
         while (deadline := self._deadlines.first_key()) is not None and deadline <= now:
@@ -307,9 +315,14 @@ class Core:
         deadline = self._deadlines.first_key()
         if deadline is not None and deadline < moment:
             moment = deadline
+        if self._heard_at < moment and self._is_nameless_due():
+            moment = self._heard_at
         if self._learned_at < moment and self._waiting.queues and self._unheard_of():
             moment = self._learned_at
         return moment
+
+    def _is_nameless_due(self) -> bool:
+        return self._waiting.waiting_for(None) > 0 and bool(self._fleet.pool.by_policy)
 
     def _unheard_of(self) -> list[str]:
         """Names that requests wait for and no worker has served yet."""
@@ -330,6 +343,8 @@ class Core:
                 f"a worker had it for {(request.deadline - request.leased_at) * 1e3:.0f} ms and "
                 "had not answered: allow more time, or look at that worker"
             )
+        if request.policy is None and self._fleet.pool.by_policy:
+            return errors.WorkerLoading("this broker has just started: try again, or name a policy")
         states = {worker.state for worker in self._fleet.pool.serving(request.policy)}
         if WorkerState.READY in states:
             return errors.DeadlineExceeded(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.config import BrokerConfig
-from broker.core import Core
+from broker.core import LEARNING_S, Core
 from broker.events import (
     ConnectionLost,
     Event,
@@ -49,10 +49,13 @@ class Ask:
 class Scenario:
     """A core, the robots and the workers around it, and a clock that only tests move."""
 
-    def __init__(self, config: BrokerConfig | None = None, epoch: int = EPOCH) -> None:
+    def __init__(
+        self, config: BrokerConfig | None = None, epoch: int = EPOCH, age_s: float = LEARNING_S
+    ) -> None:
+        """The core has run for `age_s`."""
         self.now = 1000.0
         self.epoch = epoch
-        self.core = Core(config or BrokerConfig(), epoch, self.now)
+        self.core = Core(config or BrokerConfig(), epoch, self.now - age_s)
         self.hands: dict[str, list[tuple[RequestId, int]]] = defaultdict(list)
         self.told: dict[str, list[Header]] = defaultdict(list)  # but for `infer` and heartbeats
         self.given: list[tuple[str, Header]] = []  # every `infer`, with its worker

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 
 from broker.config import BrokerConfig
-from broker.core import LEARNING_S
 from tests.broker.scenario import Scenario
 
 
@@ -179,7 +178,6 @@ def test_why_nobody_answered_in_time(story: Scenario, state: str, code: str, wor
 
 
 def test_a_broker_that_nobody_serves(story: Scenario) -> None:
-    story.after(LEARNING_S)
     ask = story.ask("arm", deadline_s=1.0)
     story.after(1.1)
     assert story.outcome(ask) == "no_worker"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core import LEARNING_S
+from broker.core import LEARNING_S, NAMELESS_S
 from broker.workers import FORGOTTEN_S
 from tests.broker.scenario import Scenario
 
@@ -12,9 +12,13 @@ from tests.broker.scenario import Scenario
 @pytest.fixture
 def story() -> Scenario:
     """A broker that has been up for a while."""
-    story = Scenario()
-    story.after(LEARNING_S)
-    return story
+    return Scenario()
+
+
+@pytest.fixture
+def young() -> Scenario:
+    """A broker that has just started."""
+    return Scenario(age_s=0.0)
 
 
 def test_an_unknown_name_is_refused_at_once_with_the_nearest(story: Scenario) -> None:
@@ -32,27 +36,69 @@ def test_an_unknown_name_where_nothing_is_served(story: Scenario) -> None:
     assert "nothing is served yet" in story.message(ask)
 
 
-def test_a_young_broker_waits_for_workers_to_say_what_they_serve() -> None:
-    story = Scenario()
-    early = story.ask("arm", policy="aloha")
-    story.after(LEARNING_S - 0.1)
-    assert story.outcome(early) == "waiting"
-    story.join("w1", "aloha")
-    story.finish("w1")
-    assert story.outcome(early) == "result"
+def test_a_young_broker_waits_for_workers_to_say_what_they_serve(young: Scenario) -> None:
+    early = young.ask("arm", policy="aloha")
+    young.after(LEARNING_S - 0.1)
+    assert young.outcome(early) == "waiting"
+    young.join("w1", "aloha")
+    young.finish("w1")
+    assert young.outcome(early) == "result"
 
 
 @pytest.mark.parametrize("others", [0, 1])
-def test_a_young_broker_gives_a_name_up_when_it_has_learned(others: int) -> None:
-    story = Scenario()
-    born = story.now
+def test_a_young_broker_gives_a_name_up_when_it_has_learned(young: Scenario, others: int) -> None:
+    born = young.now
     for number in range(others):
-        story.join(f"w{number}", "droid")
-    ask = story.ask("arm", policy="aloha", deadline_s=60.0)
-    story.after(LEARNING_S + 0.5)
-    assert story.outcome(ask) == "unknown_policy"
-    assert story.took_s(ask, born) == pytest.approx(LEARNING_S, abs=0.01)
-    story.after(30.0)  # and the core rests: the scenario checks that
+        young.join(f"w{number}", "droid")
+    ask = young.ask("arm", policy="aloha", deadline_s=60.0)
+    young.after(LEARNING_S + 0.5)
+    assert young.outcome(ask) == "unknown_policy"
+    assert young.took_s(ask, born) == pytest.approx(LEARNING_S, abs=0.01)
+    young.after(30.0)  # and the core rests: the scenario checks that
+
+
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_a_young_broker_hears_who_is_there_before_no_name_means_one(
+    young: Scenario, asks_first: bool
+) -> None:
+    early = young.ask("arm") if asks_first else None
+    young.join("w1", "droid")
+    ask = early or young.ask("arm")
+    young.after(NAMELESS_S - 0.1)
+    assert young.outcome(ask) == "waiting"  # the robot may be another one's
+    young.join("w2", "aloha")
+    assert young.outcome(ask) == "waiting"
+    young.after(0.2)
+    assert young.outcome(ask) == "ambiguous_policy"
+    young.after(30.0)
+
+
+def test_a_young_broker_serves_who_names_none_when_it_has_heard_one(young: Scenario) -> None:
+    born = young.now
+    young.join("w1", "droid")
+    ask = young.ask("arm")
+    young.after(NAMELESS_S)
+    young.finish("w1")
+    assert young.outcome(ask) == "result"
+    assert young.took_s(ask, born) == pytest.approx(NAMELESS_S, abs=0.01)
+    named = young.ask("arm", policy="droid")
+    young.finish("w1")
+    assert young.outcome(named) == "result"
+
+
+def test_a_young_broker_serves_who_names_one_at_once(young: Scenario) -> None:
+    young.join("w1", "droid")
+    ask = young.ask("arm", policy="droid")
+    young.finish("w1")
+    assert young.outcome(ask) == "result"
+
+
+def test_too_little_time_for_a_young_broker_is_said_to_be_that(young: Scenario) -> None:
+    young.join("w1", "droid")
+    ask = young.ask("arm", deadline_s=NAMELESS_S / 2)
+    young.after(NAMELESS_S)
+    assert young.outcome(ask) == "worker_loading"
+    assert "has just started" in young.message(ask)
 
 
 def test_a_waiting_request_does_not_keep_the_core_awake(story: Scenario) -> None:

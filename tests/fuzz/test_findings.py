@@ -48,7 +48,8 @@ def test_a_retry_after_is_never_longer_than_clients_believe() -> None:
     core = core_with_worker(inference_ms=LONGEST_MS)
     answers = []
     for robot in range(5):
-        header = {"v": 1, "kind": "infer", "id": [bytes([robot]) * 16, 0], "deadline_ms": 1000.0}
+        header = {"v": 1, "kind": "infer", "id": [bytes([robot]) * 16, 0], "policy": "arm"}
+        header["deadline_ms"] = 1000.0
         asked = decode_header(encode_header(header))
         message = RobotMessage(bytes([robot]), (bytes([robot]), b""), asked, (b"body",))
         answers += [each for each in core.handle(message, 0.0) if isinstance(each, ToRobot)]
