@@ -50,6 +50,14 @@ _WATCHED = (
 )
 
 
+def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
+    """Have a connection that nobody hears given up and tried anew, sooner than TCP would."""
+    socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
+    socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
+    socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
+
+
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
@@ -149,10 +157,7 @@ class Connection:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
         socket.copy_threshold = COPIED_BYTES
-        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
+        reconnect_soon(socket)
         socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
         socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, PROBE_AFTER_S)
         socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, PROBE_S)

@@ -19,7 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from client import errors
 from client.body import encode_body
-from client.connection import RECONNECT_MAX_MS, RECONNECT_MS, UNACCEPTED_MS, UNHEARD_MS
+from client.connection import reconnect_soon
 from client.keys import Key, verdict
 from client.wire import (
     TO_WORKER,
@@ -145,10 +145,7 @@ class Service:
         socket.setsockopt(zmq.ROUTING_ID, b"w" + self._incarnation)
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
-        socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
-        socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
-        socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
-        socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
+        reconnect_soon(socket)
         socket.setsockopt(zmq.HEARTBEAT_IVL, 1_000)
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 3_000)
         socket.setsockopt(zmq.IPV6, int("[" in self._endpoint))
