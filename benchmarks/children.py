@@ -13,7 +13,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from scripts.processes import ProcessError, die_with, signals_wait
+from scripts.local.processes import ProcessError, die_with, signals_wait
 
 _PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 _LAST_LINES = 5

@@ -17,9 +17,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from scripts.conversion import convert, copy_rest
-from scripts.inspection import SILENT, architecture, dimensions, fits, statistics
-from worker.checkpoints import (
+from worker.checkpoints.conversion import convert, copy_rest
+from worker.checkpoints.download import Cache, fetch, is_remote
+from worker.checkpoints.download.addresses import parse
+from worker.checkpoints.download.progress import Progress
+from worker.checkpoints.files import (
     WEIGHTS_FILE,
     WEIGHTS_FOLDER,
     asset_ids,
@@ -27,12 +29,10 @@ from worker.checkpoints import (
     local,
     readable,
 )
+from worker.checkpoints.inspection import SILENT, architecture, dimensions, fits, statistics
+from worker.checkpoints.weights import Weights, open_weights
 from worker.config import DownloadConfig
-from worker.download import Cache, fetch, is_remote
-from worker.download.addresses import parse
-from worker.download.progress import Progress
 from worker.errors import CheckpointError, ConfigError, WorkerError
-from worker.weights import Weights, open_weights
 
 DTYPES = {"bfloat16": "BF16", "float32": "F32"}
 
@@ -94,7 +94,7 @@ def convert_command(given: argparse.Namespace, folder: Path) -> int:
 
 def verify(given: argparse.Namespace, folder: Path) -> int:
     """Print every check; 1 where one does not hold."""
-    from scripts.verification import checks, store_checks
+    from worker.checkpoints.verification import checks, store_checks
 
     with Progress(f"reading {folder.name}", _readable_bytes(folder)) as progress:
         found = list(checks(folder, progress.advance))

@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from benchmarks import network
-from benchmarks.links import LinkError
+from benchmarks.lan import network
+from benchmarks.lan.links import LinkError
 
 
 def no_hosts() -> str:

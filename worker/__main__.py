@@ -21,8 +21,8 @@ from client.keys import read_key
 from conf.compose import command_line
 from conf.logs import set_up
 from worker.config import WorkerConfig
-from worker.device import Policy
 from worker.errors import WorkerError
+from worker.inference import Policy
 from worker.service import BROKEN, DRAIN_S, Service
 
 logger = logging.getLogger("worker")

@@ -1,6 +1,6 @@
 """The worker's I/O thread: one DEALER socket to the broker, heartbeats, and the way to the device.
 
-The policy runs on `worker.device`'s thread. Nothing here waits for it, so the broker hears of
+The policy runs on `worker.inference`'s thread. Nothing here waits for it, so the broker hears of
 this process ten times a second whatever the model does.
 """
 
@@ -32,7 +32,7 @@ from client.wire import (
     receive,
     send,
 )
-from worker.device import Answer, Broken, Device, Job, Policy, Warm, decode_job, name_of
+from worker.inference import Answer, Broken, Device, Job, Policy, Warm, decode_job, name_of
 
 logger = logging.getLogger("worker")
 

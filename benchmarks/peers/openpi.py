@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from benchmarks.observations import ACTIONS, Answer, Observation
 from benchmarks.peers.patience import keep_trying
+from benchmarks.transport.observations import ACTIONS, Answer, Observation
 
 
 class _NullPolicy:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from benchmarks.observations import Answer, Observation
+from benchmarks.transport.observations import Answer, Observation
 from client import ZmqPolicyClient
 
 GOES_ON = True

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from benchmarks.observations import ACTIONS, Answer, Observation
 from benchmarks.peers.patience import keep_trying
+from benchmarks.transport.observations import ACTIONS, Answer, Observation
 
 _LENGTH = struct.Struct("<I")
 _LARGEST = 8_000_000

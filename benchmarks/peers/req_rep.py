@@ -13,7 +13,7 @@ import msgpack
 import numpy as np
 import zmq
 
-from benchmarks.observations import ACTIONS, Answer, Observation
+from benchmarks.transport.observations import ACTIONS, Answer, Observation
 
 
 def serve(host: str, port: int) -> None:

@@ -13,8 +13,8 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.observations import ACTIONS, Answer, make_observation
-from benchmarks.pacing import Turn, take
+from benchmarks.transport.observations import ACTIONS, Answer, make_observation
+from benchmarks.transport.pacing import Turn, take
 
 # 16 robots that send 2.8 MB back to back wait for one worker; and it may still be loading.
 _TIMEOUT_S = 60.0

@@ -16,8 +16,8 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
-from benchmarks.observations import Answer
 from benchmarks.peers.robot import connected, say
+from benchmarks.transport.observations import Answer
 
 
 @dataclass

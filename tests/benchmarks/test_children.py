@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from benchmarks.children import Child, Children
-from scripts.processes import ProcessError
+from scripts.local.processes import ProcessError
 
 ECHO = """
 import sys

@@ -6,7 +6,7 @@ import threading
 
 from broker.config import BrokerConfig
 from broker.shell import Shell
-from scripts.processes import free_ports
+from scripts.local.processes import free_ports
 
 
 def test_a_peer_that_never_stops_sending_cannot_keep_the_broker_from_stopping() -> None:

@@ -1,11 +1,11 @@
-"""Real processes, real sockets, real signals: the short form of `python -m scripts.chaos`."""
+"""Real processes, real sockets, real signals: the short form of `python -m tests.chaos`."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from scripts.chaos import AFTERMATH, Plan, run
-from scripts.monkey import FAULTS
+from tests.chaos.__main__ import AFTERMATH, Plan, run
+from tests.chaos.monkey import FAULTS
 
 PLAN = Plan(requests=400, robots=4, workers=2, seed=7, period_s=0.08, pause_s=0.5, robot_links=2)
 

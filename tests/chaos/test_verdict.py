@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from scripts.load import Outcome
-from scripts.verdict import Verdict, judge
+from scripts.local.load import Outcome
+from tests.chaos.verdict import Verdict, judge
 
 
 def outcome(verdict: str = "right", took_s: float = 0.1) -> Outcome:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.processes import Processes
+from scripts.local.processes import Processes
 from tests.e2e.stack import Stack
 
 

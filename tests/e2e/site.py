@@ -15,7 +15,7 @@ from client import ZmqPolicyClient
 from client.keys import read_key
 from client.wire import RequestId, decode_header, encode_header
 from scripts.keys import make
-from scripts.processes import Process, Processes, free_ports
+from scripts.local.processes import Process, Processes, free_ports
 
 PATIENCE_S = 30.0
 PATIENCE_MS = 30_000

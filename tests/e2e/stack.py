@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from client import ZmqPolicyClient
-from scripts.processes import Process, Processes, free_ports
+from scripts.local.processes import Process, Processes, free_ports
 from tests.e2e.policies import OPEN
 
 WAIT_S = 90.0  # for what should take a second at most; the machine may be busy

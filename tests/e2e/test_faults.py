@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from client import errors
-from scripts.processes import Process
+from scripts.local.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
 from worker.service import BROKEN
 

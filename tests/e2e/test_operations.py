@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from client import errors
-from scripts.processes import Processes, free_ports
+from scripts.local.processes import Processes, free_ports
 from tests.e2e.site import PATIENCE_S, Site, until
 
 

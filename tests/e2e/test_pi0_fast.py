@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from client import ZmqPolicyClient
-from scripts.processes import Processes, free_ports
+from scripts.local.processes import Processes, free_ports
 from tests.golden import FAST_CHECKPOINT, cases, overrides
 
 SETTINGS = [*overrides(FAST_CHECKPOINT), "device=cpu", "dtype=float32", "runtime.threads=1"]

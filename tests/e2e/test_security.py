@@ -18,7 +18,7 @@ from broker.security import Role
 from client import ZmqPolicyClient, errors
 from client.wire import RequestId, encode_header
 from scripts.keys import make, revoke
-from scripts.processes import Process, Processes
+from scripts.local.processes import Process, Processes
 from tests.e2e.site import PATIENCE_MS, PATIENCE_S, Site, ask, until
 
 OBSERVATION = {"state": np.arange(14.0), "image": np.zeros((64, 64, 3), np.uint8)}

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks import network
 from benchmarks.children import Children
-from benchmarks.links import LINKS
-from benchmarks.network import Network
+from benchmarks.lan import network
+from benchmarks.lan.links import LINKS
+from benchmarks.lan.network import Network
 from tests.e2e.policies import OPEN
 from tests.e2e.stack import WAIT_S, eventually
 from tests.hosts import needs_hosts

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.openpi_venv import ROOT
 from client import ZmqPolicyClient
-from scripts.processes import free_ports
+from scripts.local.processes import free_ports
 from tests.e2e.stack import WAIT_S, eventually
 
 PACKAGES = ("client", "broker", "worker", "conf")

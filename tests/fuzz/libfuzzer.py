@@ -1,6 +1,6 @@
 """`python -m tests.fuzz.libfuzzer TARGET [libFuzzer's arguments]`: one target under atheris.
 
-Started by `scripts.fuzz`; apart from the rest, since atheris takes the whole process over.
+Started by `tests.fuzz`; apart from the rest, since atheris takes the whole process over.
 """
 
 from __future__ import annotations

@@ -10,9 +10,9 @@ import zmq
 
 from client import ZmqPolicyClient
 from client.wire import FROM_CLIENT, FROM_WORKER
-from scripts.deployment import Deployment
-from scripts.load import RIGHT, Habits, Outcome, Quota, Robot
-from scripts.processes import Processes
+from scripts.local.deployment import Deployment
+from scripts.local.load import RIGHT, Habits, Outcome, Quota, Robot
+from scripts.local.processes import Processes
 from tests.fuzz import vandal
 
 REQUESTS = 150

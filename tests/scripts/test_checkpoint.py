@@ -12,9 +12,9 @@ import pytest
 
 from scripts.checkpoint import main
 from tests.golden import CHECKPOINTS, FLOW_CHECKPOINTS, FOLDER, TOKENIZER, overrides
-from tests.worker.checkpoint_files import copy_golden, read_weights, write_weights
+from tests.worker.checkpoints.checkpoint_files import copy_golden, read_weights, write_weights
+from tests.worker.checkpoints.orbax_files import noise, write_leaves
 from tests.worker.composition import compose_worker
-from tests.worker.orbax_files import noise, write_leaves
 
 Capture = pytest.CaptureFixture[str]
 

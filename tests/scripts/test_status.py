@@ -16,7 +16,7 @@ from broker.security import Role
 from client import ZmqPolicyClient
 from client.errors import PolicyError
 from scripts.keys import make
-from scripts.processes import Processes, free_ports
+from scripts.local.processes import Processes, free_ports
 from scripts.status import fair_shares, main, render
 from tests.e2e.stack import WAIT_S
 

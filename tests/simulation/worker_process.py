@@ -1,4 +1,4 @@
-"""`worker.service` and `worker.device` on simulated time, word for word towards the broker."""
+"""`worker.service` and `worker.inference` on simulated time, word for word towards the broker."""
 
 from __future__ import annotations
 

@@ -12,9 +12,9 @@ import torch
 
 from client.body import decode_body
 from client.errors import BadObservation
-from tests.worker.test_device import WAIT_MS, Scripted, actions, job, reports
-from worker.device import Answer, Broken, Device, Job, Warm
+from tests.worker.test_inference import WAIT_MS, Scripted, actions, job, reports
 from worker.errors import DeviceLost
+from worker.inference import Answer, Broken, Device, Job, Warm
 
 Observation = dict[str, Any]
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from scripts.golden import Agreement, agreements, jax_agreements
 from tests.golden import CHECKPOINTS, FLOW_CHECKPOINTS
+from tests.golden.__main__ import Agreement, agreements, jax_agreements
 
 # Four cases of six comparisons or more, and the stages of the last.
 FEWEST = 24 + 5

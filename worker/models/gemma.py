@@ -60,7 +60,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """`x` and the result: (batch, tokens, width), in `x`'s dtype."""
         if modulation is None and self.weight is None:
-            # The scale lies in the weights behind (`worker.models.fusing`): one kernel is left.
+            # The scale lies in the weights behind (`worker.runtime.fusing`): one kernel is left.
             return F.rms_norm(x, x.shape[-1:], eps=1e-6)
         wide = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6)
         if modulation is not None:

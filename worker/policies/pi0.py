@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from client.errors import BadObservation, PolicyFailed
-from worker import checkpoints
+from worker.checkpoints import files as checkpoints
+from worker.checkpoints.download import Cache, fetch
 from worker.config import (
     Architecture,
     Device,
@@ -24,17 +25,16 @@ from worker.config import (
     ModelConfig,
     RuntimeConfig,
 )
-from worker.download import Cache, fetch
 from worker.errors import CheckpointError, ConfigError
-from worker.norm_stats import read_norm_stats
-from worker.observations import Array, Image, describe
 from worker.robots import find_robot
-from worker.threads import set_threads
-from worker.tokenizers import PromptTokenizer
-from worker.transforms import ModelInput, Transforms, check_fit
+from worker.robots.norm_stats import read_norm_stats
+from worker.robots.observations import Array, Image, describe
+from worker.robots.tokenizers import PromptTokenizer
+from worker.robots.transforms import ModelInput, Transforms, check_fit
+from worker.runtime.threads import set_threads
 
 if TYPE_CHECKING:
-    from worker.models.runner import Runner
+    from worker.runtime.runner import Runner
 
 log = logging.getLogger(__name__)
 
@@ -264,7 +264,7 @@ class Pi0Policy(ChunkPolicy["Runner"]):
         return super().warm_up()
 
     def _make_runner(self) -> "Runner":
-        from worker.models.runner import Runner
+        from worker.runtime.runner import Runner
 
         return Runner(
             self._model,

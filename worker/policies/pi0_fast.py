@@ -7,19 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from worker.config import Architecture
 from worker.errors import CheckpointError
-from worker.fast_tokenizer import (
+from worker.policies.pi0 import ChunkPolicy, Raw
+from worker.robots.fast_tokenizer import (
     FILES,
     WAY_ON,
     ActionTokenizer,
     FastPromptTokenizer,
     FastTokenizer,
 )
-from worker.observations import Array
-from worker.policies.pi0 import ChunkPolicy, Raw
-from worker.tokenizers import PromptTokenizer
+from worker.robots.observations import Array
+from worker.robots.tokenizers import PromptTokenizer
 
 if TYPE_CHECKING:
-    from worker.models.fast_runner import FastRunner
+    from worker.runtime.fast_runner import FastRunner
 
 FOLDER_NAME = "fast_tokenizer"
 PUBLIC = "gs://openpi-assets/"
@@ -47,7 +47,7 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
         return super().warm_up()
 
     def _make_runner(self) -> "FastRunner":
-        from worker.models.fast_runner import FastRunner
+        from worker.runtime.fast_runner import FastRunner
 
         return FastRunner(
             self._model, self._files.weights, self._device, self._dtype, self._runtime

@@ -7,7 +7,7 @@ linkage and calibration) as the public system has them.
 
 import numpy as np
 
-from worker.observations import Array, Image, Vector
+from worker.robots.observations import Array, Image, Vector
 from worker.robots.robot import Adaptation, RobotSpec
 
 GRIPPERS = [6, 13]

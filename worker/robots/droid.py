@@ -1,6 +1,6 @@
 """DROID: a Franka arm of seven joints with a gripper, one camera beside it and one on its wrist."""
 
-from worker.observations import Image, Vector
+from worker.robots.observations import Image, Vector
 from worker.robots.robot import RobotSpec
 
 DROID = RobotSpec(

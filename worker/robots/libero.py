@@ -1,6 +1,6 @@
 """LIBERO: the benchmark's simulated Franka arm, driven by its end effector, with two cameras."""
 
-from worker.observations import Image, Vector
+from worker.robots.observations import Image, Vector
 from worker.robots.robot import RobotSpec
 
 LIBERO = RobotSpec(

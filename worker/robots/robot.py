@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.observations import Array, Image, Observation, Picture, Vector, key_name
+from worker.robots.observations import Array, Image, Observation, Picture, Vector, key_name
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """The model's cameras, in the order of their tokens."""

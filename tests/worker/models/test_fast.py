@@ -11,12 +11,12 @@ from tests.golden import FAST_CHECKPOINT, FOLDER, cases, overrides
 from tests.worker.composition import compose_worker, make_fast_policy, model_config
 from worker.config import Device, Dtype
 from worker.errors import CheckpointError, DeviceLost
-from worker.models import fast_runner
 from worker.models.fast import BROKEN, END, MAX_WRITTEN, Pi0Fast, Writing
-from worker.models.fast_runner import FastRunner
-from worker.models.loading import load_model
-from worker.tokenizers import Tokens
-from worker.transforms import ModelInput
+from worker.robots.tokenizers import Tokens
+from worker.robots.transforms import ModelInput
+from worker.runtime import fast_runner
+from worker.runtime.fast_runner import FastRunner
+from worker.runtime.loading import load_model
 
 CONFIG = model_config(*overrides(FAST_CHECKPOINT))
 RUNTIME = compose_worker("runtime.threads=1").runtime

@@ -7,8 +7,8 @@ import torch
 from tests.golden import FLOW_CHECKPOINTS, FOLDER, overrides
 from tests.worker.composition import model_config
 from worker.models.gemma import RMSNorm
-from worker.models.loading import load_model
 from worker.models.pi0 import Pi0, embed_time
+from worker.runtime.loading import load_model
 
 DIMS = (2, 50, 32)
 

@@ -12,11 +12,11 @@ import torch
 
 from client.errors import BadObservation, PolicyFailed
 from tests.golden import FOLDER, cases, overrides
-from tests.worker.checkpoint_files import copy_golden
+from tests.worker.checkpoints.checkpoint_files import copy_golden
 from tests.worker.composition import make_policy, model_config
 from worker.errors import CheckpointError
-from worker.models.loading import load_model
 from worker.policies.pi0 import Pi0Policy
+from worker.runtime.loading import load_model
 
 FRAME = np.full((3, 48, 64), 9, np.uint8)
 SIM: dict[str, Any] = {"state": np.zeros(14), "images": {"cam_high": FRAME}}

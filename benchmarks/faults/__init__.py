@@ -1,0 +1,1 @@
+"""`python -m benchmarks.faults`: how fast faults are dealt with, and what others notice."""

@@ -1,0 +1,1 @@
+"""`python -m benchmarks.lan`: round trips over links of a LAN, and a link that drops."""

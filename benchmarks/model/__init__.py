@@ -1,0 +1,1 @@
+"""`python -m benchmarks.model`: how fast the models are, against what the machine could do."""

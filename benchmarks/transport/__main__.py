@@ -1,0 +1,80 @@
+"""`python -m benchmarks.transport`: round trips through our broker beside four other ways.
+
+Ours (robot, broker, worker); openpi's client and server, as they come and with glibc's allocator
+tuned; plain pyzmq REQ/REP; raw TCP, the floor. The policy answers at once, so what remains is the
+transport. All run at the same time and take turns. Exit code 1 if a figure is above its bar. Run
+it on a quiet machine: it measures microseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.figures import table
+from benchmarks.transport.bars import figures, last_line, ratio_table
+from benchmarks.transport.cells import Cells, others_cores, save, tables
+from benchmarks.transport.options import make_plan, parser
+from benchmarks.transport.plan import measure
+from scripts.local.processes import ProcessError
+
+LOGS = Path("outputs/transport")
+BUSY = 0.1  # cores; above this the figures are not to be trusted
+INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 all within their bars, 1 not, 2 the machine or an option does not allow it,
+    3 a peer failed, 130 interrupted."""
+    options = parser(__doc__).parse_args(arguments)
+    plan = make_plan(options)
+    if any(plan.pinned) and len(os.sched_getaffinity(0)) < 2:
+        print("pinning needs two cores: add --unpinned", file=sys.stderr)
+        return 2
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    try:
+        with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+            bar = progress.add_task("", total=plan.turns())
+            cells = measure(
+                plan,
+                LOGS,
+                lambda what, done: progress.update(bar, description=what, advance=done),
+            )
+    except ProcessError as error:
+        print(error, file=sys.stderr)
+        return 3
+    except KeyboardInterrupt:
+        print("interrupted: all processes are stopped, nothing is saved", file=sys.stderr)
+        return INTERRUPTED
+    save(options.json, cells, figures(cells), last_line(cells))
+    return _report(cells)
+
+
+def _report(cells: Cells) -> int:
+    # The whole width even where stdout is a file: a cut table is of no use.
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else 132)
+    for each in tables(cells):
+        console.print(each)
+    found = figures(cells)
+    ratios = ratio_table(cells)
+    if ratios.row_count:
+        console.print(ratios)
+    # The other ratios are in the table above.
+    held = [each for each in found if each.bar is not None or each.unit]
+    console.print(table("one robot, pinned, where nothing else is said", held))
+    others = others_cores(cells)
+    if others > BUSY:
+        console.print(f"NOT QUIET: other processes kept {others:.2f} cores busy meanwhile")
+    if line := last_line(cells):
+        console.print(line, soft_wrap=True)
+    return 0 if all(figure.passes for figure in found) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,67 @@
+"""What `python -m benchmarks.transport` can be asked for."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from benchmarks.transport.observations import LAYOUTS
+from benchmarks.transport.plan import Plan
+from benchmarks.transport.teams import PEERS
+
+RESULT = Path("benchmarks/results/transport.json")
+
+
+def parser(about: str | None) -> argparse.ArgumentParser:
+    """For the command line. `--help` shows `about`."""
+    result = argparse.ArgumentParser(
+        prog="python -m benchmarks.transport",
+        description=about,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = result.add_argument
+    add("--headline", action="store_true", help="the figures that count: one robot, pinned")
+    add("--quick", action="store_true", help="a few seconds, to see that it works")
+    add("--sizes", nargs="+", choices=LAYOUTS, help="of the observation (all)")
+    add("--clients", nargs="+", type=at_least_one, help="robots at once (1 4 16)")
+    add("--rates", nargs="+", type=rate, help="of each robot in Hz, 0: back to back (0 50 10)")
+    add("--peers", nargs="+", choices=PEERS, help="who takes part (all)")
+    where = result.add_mutually_exclusive_group()
+    where.add_argument(
+        "--pinned", action="store_true", help="only with robots on one core, the rest on another"
+    )
+    where.add_argument("--unpinned", action="store_true", help="only without pinning")
+    add("--seconds", type=rate, help="of a turn (0.5); slow paces take as long as ten requests")
+    add("--rounds", type=at_least_one, help="turns of each for one robot, pinned (6); else a third")
+    add("--json", type=Path, default=RESULT, help=f"file for the results ({RESULT})")
+    return result
+
+
+def make_plan(options: argparse.Namespace) -> Plan:
+    """What was asked for; single options win over `--headline` and `--quick`."""
+    quick = options.quick
+    alone = options.headline or quick
+    pinned = (True,) if alone or options.pinned else (True, False)
+    return Plan(
+        peers=options.peers or list(PEERS),
+        sizes=options.sizes or (["libero"] if quick else list(LAYOUTS)),
+        robots=options.clients or ([1] if alone else [1, 4, 16]),
+        rates_hz=options.rates or ([0.0, 50.0] if quick else [0.0, 50.0, 10.0]),
+        pinned=(False,) if options.unpinned else pinned,
+        seconds=options.seconds or (0.2 if quick else 0.5),
+        rounds=options.rounds or (1 if quick else 6),
+    )
+
+
+def at_least_one(text: str) -> int:
+    """1 to 64."""
+    if not 1 <= (number := int(text)) <= 64:
+        raise argparse.ArgumentTypeError(f"{text}: 1 to 64 is expected")
+    return number
+
+
+def rate(text: str) -> float:
+    """0 to 1000."""
+    if not 0.0 <= (number := float(text)) <= 1000.0:
+        raise argparse.ArgumentTypeError(f"{text}: 0 to 1000 is expected")
+    return number

@@ -1,0 +1,101 @@
+"""What a run under faults has shown: how many answers, errors, and breaches of the promise."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from scripts.local.load import RIGHT, SILENT, UNTYPED, WRONG, Outcome
+from scripts.local.timing import percentile
+
+LATE_S = 0.1  # a client may raise so much after its deadline, and not more
+
+Disturbed = Callable[[Outcome], bool]
+Stalled = Callable[[float, float], float]
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The count. `wrong`, `lost`, `late` and `untyped` are what must not be.
+
+    lost: neither answer nor error came from `infer`, or the broker was silent beyond the deadline
+    though nothing was done to it or to the way there. late: raised more than `LATE_S` after the
+    deadline, time in which the machine could not run us taken off.
+    """
+
+    requests: int
+    right: int
+    errors: dict[str, int]
+    wrong: int
+    lost: int
+    late: int
+    untyped: int
+    p50_ms: float
+    p99_ms: float
+    worst_ms: float
+    examples: list[str]
+
+    @property
+    def is_clean(self) -> bool:
+        """Did every request get one right answer or one clear error, in time?"""
+        return not (self.wrong or self.lost or self.late or self.untyped)
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields, for a results file."""
+        return asdict(self)
+
+    def table(self, title: str) -> Table:
+        """A line for each count."""
+        table = Table(title=title)
+        table.add_column("outcome")
+        table.add_column("requests", justify="right")
+        table.add_row("answered right", str(self.right))
+        for name, count in sorted(self.errors.items()):
+            table.add_row(f"  {name}", str(count))
+        table.add_section()
+        for name in ("wrong", "lost", "late", "untyped"):
+            count = getattr(self, name)
+            table.add_row(name, str(count), style="bold red" if count else "bold green")
+        return table
+
+
+def judge(
+    outcomes: Sequence[Outcome], stuck: int, disturbed: Disturbed, stalled: Stalled
+) -> Verdict:
+    """Count.
+
+    Args:
+        outcomes: of all requests that came back.
+        stuck: requests whose `infer` did not return.
+        disturbed: whether a fault may explain that this request met silence.
+        stalled: seconds for which the machine did not run us, between two moments.
+    """
+    verdicts = Counter(outcome.verdict for outcome in outcomes)
+    silences = [outcome for outcome in outcomes if outcome.verdict == SILENT]
+    lost = [outcome for outcome in silences if not disturbed(outcome)]
+    late = [
+        outcome
+        for outcome in outcomes
+        if outcome.took_s - outcome.deadline_s > LATE_S + stalled(outcome.started, outcome.ended)
+    ]
+    strange = [outcome for outcome in outcomes if outcome.verdict in (WRONG, UNTYPED)]
+    took_ms = [outcome.took_s * 1e3 for outcome in outcomes if outcome.verdict == RIGHT] or [0.0]
+    return Verdict(
+        requests=len(outcomes) + stuck,
+        right=verdicts[RIGHT],
+        errors={
+            name: count for name, count in verdicts.items() if name not in (RIGHT, WRONG, UNTYPED)
+        },
+        wrong=verdicts[WRONG],
+        lost=len(lost) + stuck,
+        late=len(late),
+        untyped=verdicts[UNTYPED],
+        p50_ms=percentile(50)(took_ms),
+        p99_ms=percentile(99)(took_ms),
+        worst_ms=max(took_ms),
+        examples=[str(outcome) for outcome in (*strange, *lost, *late)][:10],
+    )

@@ -1,0 +1,115 @@
+"""The demo as a person starts it: what it leaves behind, and that it leaves nothing running."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import psutil
+import pytest
+from numpy.typing import NDArray
+
+from scripts.demo.__main__ import parse
+
+PATIENCE_S = 60.0
+DEMO = [sys.executable, "-m", "scripts.demo"]
+
+
+@contextmanager
+def running_demo(output: Path) -> Iterator[subprocess.Popen[str]]:
+    """A demo in a process group of its own, as a terminal's foreground job is."""
+    command = [*DEMO, "--steps", "2000", "--output", str(output)]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            demo.kill()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    """Poll `condition`; fails the test after PATIENCE_S."""
+    give_up = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < give_up
+        time.sleep(0.02)
+
+
+def family(demo: subprocess.Popen[str]) -> list[psutil.Process]:
+    return psutil.Process(demo.pid).children(recursive=True)
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Not a zombie either: one that the kernel killed along with the demo waits for init."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+def frames_of(video: Path) -> NDArray[np.uint8]:
+    """All its frames, (n, 480, 640, 3)."""
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(video)]
+    raw = ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    pixels = subprocess.run([*command, *raw], capture_output=True, check=True).stdout
+    return np.frombuffer(pixels, np.uint8).reshape(-1, 480, 640, 3)
+
+
+@pytest.mark.parametrize("moment", ["starting", "driving"])
+def test_ctrl_c_leaves_nothing_running(tmp_path: Path, moment: str) -> None:
+    with running_demo(tmp_path) as demo:
+        wait_until(lambda: len(family(demo)) >= 3)
+        if moment == "driving":
+            wait_until((tmp_path / "demo.mp4").exists)
+        children = family(demo)
+        os.killpg(demo.pid, signal.SIGINT)
+        told, _ = demo.communicate(timeout=PATIENCE_S)
+        assert demo.returncode == 130
+        assert told.rstrip().endswith("stopped")
+        assert "Traceback" not in told
+        wait_until(lambda: not any(map(is_alive, children)))
+
+
+def test_sigterm_leaves_nothing_running(tmp_path: Path) -> None:
+    with running_demo(tmp_path) as demo:
+        wait_until(lambda: len(family(demo)) >= 3)
+        children = family(demo)
+        demo.terminate()
+        demo.communicate(timeout=PATIENCE_S)
+        assert demo.returncode == 128 + signal.SIGTERM
+        wait_until(lambda: not any(map(is_alive, children)))
+
+
+def test_a_short_demo(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*DEMO, "--steps", "45", "--output", str(tmp_path)], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    told = " ".join(done.stdout.split())
+    assert "45 control steps, 5 requests, all answered" in told
+    assert "was killed with SIGKILL 5 ms into the request of step 20" in told
+    assert "and the 2 after it." in told
+    assert "not trained" in told
+    for stage in ("encode", "network and queue", "transforms", "model", "decode", "total"):
+        assert stage in told
+    frames = frames_of(tmp_path / "demo.mp4")
+    assert len(frames) == 23  # of every other control step
+    assert frames[-1].std() > 10
+    assert (tmp_path / "demo.png").stat().st_size > 10_000
+    assert (tmp_path / "logs" / "worker-2.log").exists()
+
+
+def test_a_command_line_that_makes_no_sense(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        parse(["--steps", "0"])
+    assert ended.value.code == 2
+    assert "--steps" in capsys.readouterr().err

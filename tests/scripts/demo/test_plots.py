@@ -1,0 +1,55 @@
+"""The picture shows the right numbers at the right times."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib import pyplot as plt
+from matplotlib.image import imread
+from matplotlib.patches import Rectangle
+
+from scripts.demo.episode import Episode, Request
+from scripts.demo.plots import STAGE_COLOURS, Event, draw_episode, save_episode
+
+STAGES = {**dict.fromkeys(STAGE_COLOURS, 2.0), "model": 30.0, "total": 38.0}
+
+
+@pytest.fixture
+def episode() -> Episode:
+    """Two requests in 20 steps; joint j is told 10 + j and stands at j."""
+    joints = np.arange(14, dtype=np.float32)
+    return Episode([joints] * 20, [joints + 10] * 20, [Request(0, STAGES), Request(10, STAGES)])
+
+
+def test_curves_bars_and_mark(episode: Episode) -> None:
+    figure = draw_episode(episode, 0.02, "a title", Event(10, "worker 1 killed"))
+    left, right, latencies = figure.axes
+    told, stands = left.lines[0], left.lines[1]
+    np.testing.assert_allclose(np.asarray(told.get_xdata(), float), np.arange(20) * 0.02)
+    assert {*np.asarray(told.get_ydata())} == {10.0}
+    assert {*np.asarray(stands.get_ydata())} == {0.0}
+    assert {*np.asarray(right.lines[0].get_ydata())} == {17.0}
+    bars = [bar for bar in latencies.patches if isinstance(bar, Rectangle)]
+    assert max(bar.get_y() + bar.get_height() for bar in bars) == STAGES["total"]
+    assert sorted({bar.get_x() for bar in bars}) == [0.0, pytest.approx(0.2)]
+    for axes in (left, right, latencies):
+        np.testing.assert_allclose(np.asarray(axes.lines[-1].get_xdata(), float), 0.2)
+    assert left.texts[0].get_text() == "worker 1 killed"
+    plt.close(figure)
+
+
+def test_nothing_is_marked_without_an_event(episode: Episode) -> None:
+    figure = draw_episode(episode, 0.02, "a title", None)
+    assert len(figure.axes[0].lines) == 14
+    assert len(figure.axes[2].lines) == 0
+    plt.close(figure)
+
+
+def test_picture_file(episode: Episode, tmp_path: Path) -> None:
+    save_episode(tmp_path / "demo.png", episode, 0.02, "a title", None)
+    picture = imread(tmp_path / "demo.png")
+    assert picture.shape[:2] == (990, 1210)
+    assert np.ptp(picture) > 0.5
+    assert plt.get_fignums() == []

@@ -1,0 +1,205 @@
+"""Filling models with weights: names, shapes, dtypes, memory, and checkpoints that don't fit."""
+
+import re
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.golden import FOLDER, overrides
+from tests.worker.checkpoints.checkpoint_files import Weights, read_weights, write_weights
+from tests.worker.composition import model_config
+from worker.checkpoints.names import checkpoint_name
+from worker.config import ModelConfig
+from worker.errors import CheckpointError
+from worker.models.pi0 import Pi0
+from worker.runtime.loading import load_model
+
+CPU = torch.device("cpu")
+VLM = "paligemma_with_expert.paligemma.model.language_model."
+HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+
+
+def golden_weights(checkpoint: str = "pi0_aloha") -> Weights:
+    return read_weights(FOLDER / checkpoint / "model.safetensors")
+
+
+def load(weights: Weights, folder: Path, *settings: str) -> Pi0:
+    path = folder / "model.safetensors"
+    write_weights(path, weights)
+    return load_model(model_config(*overrides("pi0_aloha"), *settings), path, CPU, torch.float32)
+
+
+def same(one: Pi0, two: Pi0) -> bool:
+    pairs = zip(one.state_dict().items(), two.state_dict().items(), strict=True)
+    return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
+
+
+def test_other_names_of_the_same_tensors_load_alike(tmp_path: Path) -> None:
+    weights = golden_weights()
+    plain = load(weights, tmp_path)
+    lerobot = {f"model.{name}": array for name, array in weights.items()}
+    embed = {(f"{VLM}embed_tokens.weight" if n == HEAD else n): a for n, a in weights.items()}
+    both = {**weights, f"{VLM}embed_tokens.weight": weights[HEAD]}
+    assert all(same(plain, load(w, tmp_path)) for w in (lerobot, embed, both))
+
+
+def test_bfloat16_keeps_norms_and_small_projections_in_float32() -> None:
+    config = model_config(*overrides("pi05_droid"))
+    path = FOLDER / "pi05_droid" / "model.safetensors"
+    model = load_model(config, path, CPU, torch.bfloat16)
+    wide = {n for n, p in model.named_parameters() if p.dtype == torch.float32}
+    assert "expert.layers.0.input_layernorm.dense.weight" in wide
+    assert "vlm.norm.weight" in wide
+    assert "action_out_proj.weight" in wide
+    narrow = {n for n, p in model.named_parameters() if p.dtype == torch.bfloat16}
+    assert "vlm.layers.2.mlp.up_proj.weight" in narrow
+    assert "embedding" in narrow
+    exact = load_model(config, path, CPU, torch.float32).embedding
+    assert torch.equal(model.embedding, exact.bfloat16())
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model.vlm.mlp_dim=95", r"shape \[96, 64\], expected \[95, 64\]; model.vlm.mlp_dim="),
+        ("model.expert.mlp_dim=65", "model.expert.mlp_dim="),
+        ("model.expert.width=34", r"model\.expert\.width="),
+        ("model.vlm.width=66", r"expected .* model\.vlm\.width="),
+        ("model.vision.width=34", "model.vision.*width="),
+        ("model.vision.mlp_dim=49", "model.vision.mlp_dim="),
+        ("model.vision.patch_size=28", "model.vision.patch_size="),
+        ("model.vocab_size=1241", "lm_head.weight has shape .* model.vocab_size="),
+        ("model.action_dim=31", "model.action_dim="),
+        ("model.vision.depth=1", "model.vision.depth="),
+        ("model.vision.depth=3", "model.vision.depth="),
+        ("model.architecture=pi05", "is it a pi0 or a pi05"),
+    ],
+)
+def test_other_dimensions_name_tensor_shapes_and_key(
+    tmp_path: Path, setting: str, says: str
+) -> None:
+    with pytest.raises(CheckpointError, match=says):
+        load(golden_weights(), tmp_path, setting)
+
+
+@pytest.mark.parametrize(("depth", "part"), [(2, "expert"), (4, "vlm")])
+def test_another_depth_is_named(tmp_path: Path, depth: int, part: str) -> None:
+    both = [f"model.vlm.depth={depth}", f"model.expert.depth={depth}"]
+    with pytest.raises(CheckpointError, match=rf"model\.{part}\.depth="):
+        load(golden_weights(), tmp_path, *both)
+
+
+def test_a_pi05_checkpoint_is_no_pi0(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="is it a pi0 or a pi05"):
+        load(golden_weights("pi05_libero"), tmp_path)
+
+
+def test_missing_and_unexpected_tensors_are_named(tmp_path: Path) -> None:
+    weights = golden_weights()
+    with pytest.raises(CheckpointError, match=r"has 1 tensors .* the first surprise"):
+        load({**weights, "surprise": np.zeros(1, np.float32)}, tmp_path)
+    del weights["state_proj.bias"]
+    with pytest.raises(CheckpointError, match=re.escape("has no tensor state_proj.bias")):
+        load(weights, tmp_path)
+
+
+def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="has no tensor"):
+        load({}, tmp_path)
+
+
+def run(program: str, *arguments: str) -> str:
+    """What `program` prints, in a process of its own."""
+    command = [sys.executable, "-c", program, *arguments]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
+    return done.stdout
+
+
+def test_seeded_weights_are_the_same_in_every_process() -> None:
+    model = load_model(model_config("model=tiny"), None, CPU, torch.float32)
+    checksum = 0
+    for parameter in model.parameters():
+        checksum = zlib.crc32(parameter.numpy().tobytes(), checksum)
+    assert run(CHECKSUM) == f"{checksum}\n"
+
+
+def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path: Path) -> None:
+    settings = ["model=tiny", "model.vlm.mlp_dim=9000", "model.vlm.width=1024"]
+    path = tmp_path / "model.safetensors"
+    write_weights(path, made_up(model_config(*settings)))
+    for dtype in ("float32", "bfloat16"):
+        weights, peak = (int(word) for word in run(PEAK, str(path), dtype, *settings).split())
+        assert weights > 150e6
+        assert peak < 1.2 * weights, dtype
+
+
+def test_arranging_needs_hardly_more_memory_than_the_weights() -> None:
+    settings = ["model=tiny", "model.vlm.width=1024", "model.vlm.mlp_dim=2000"]
+    depths = [f"model.{part}.depth=10" for part in ("vlm", "expert")]
+    weights, peak = (int(word) for word in run(ARRANGED, *settings, *depths).split())
+    assert weights > 200e6
+    assert peak < 1.3 * weights
+
+
+def made_up(config: ModelConfig) -> Weights:
+    """A checkpoint of zeros for `config`, under the public names."""
+    with torch.device("meta"):
+        shapes = {n: tuple(p.shape) for n, p in Pi0(config).named_parameters()}
+    return {checkpoint_name(n): np.zeros(shape, np.float32) for n, shape in shapes.items()}
+
+
+CHECKSUM = """
+import torch, zlib
+from tests.worker.composition import model_config
+from worker.runtime.loading import load_model
+
+model = load_model(model_config("model=tiny"), None, torch.device("cpu"), torch.float32)
+checksum = 0
+for parameter in model.parameters():
+    checksum = zlib.crc32(parameter.numpy().tobytes(), checksum)
+print(checksum)
+"""
+
+# Bytes of the weights, and the most that loading them added to the process's resident memory.
+PEAK = """
+import sys, torch
+from pathlib import Path
+from tests.worker.composition import model_config
+from worker.runtime.loading import load_model
+
+def memory(key):
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+config, dtype = model_config(*sys.argv[3:]), getattr(torch, sys.argv[2])
+torch.zeros(1) + torch.zeros(1)
+before = memory("VmRSS")
+model = load_model(config, Path(sys.argv[1]), torch.device("cpu"), dtype)
+print(sum(p.nbytes for p in model.parameters()), memory("VmHWM") - before)
+"""
+
+# The same for weights that are made up, fused and packed.
+ARRANGED = """
+import sys, torch
+from tests.worker.composition import model_config
+from worker.runtime.layout import arrange
+from worker.runtime.loading import load_model
+
+def memory(key):
+    lines = open("/proc/self/status").read().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
+
+config, cpu = model_config(*sys.argv[1:]), torch.device("cpu")
+arrange(load_model(model_config("model=tiny"), None, cpu, torch.float32), cpu, False)
+before = memory("VmRSS")
+with torch.no_grad():
+    model = load_model(config, None, cpu, torch.float32)
+    weights = sum(p.nbytes for p in model.parameters())
+    arrange(model, cpu, False)
+print(weights, memory("VmHWM") - before)
+"""

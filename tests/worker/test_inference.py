@@ -1,0 +1,230 @@
+"""The device thread: one job after another, every fault an answer, and a seed for every job."""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from client.body import LARGE, decode_body, encode_body
+from client.errors import BadObservation, ProtocolError
+from client.wire import RequestId
+from worker.inference import Answer, Broken, Device, Job, Report, Warm, decode_job
+
+WAIT_MS = 60_000
+
+
+class Scripted:
+    """Infers whatever the test says."""
+
+    def __init__(self, infer: Callable[[dict[str, Any]], Any]) -> None:
+        self.infer = infer
+
+
+def reports(device: Device, count: int) -> list[Report]:
+    """The next reports, as the I/O thread takes them."""
+    poller = select.poll()
+    poller.register(device.wake_fd, select.POLLIN)
+    taken: list[Report] = []
+    while len(taken) < count:
+        assert poller.poll(WAIT_MS), "the device is silent"
+        taken += device.take_reports()
+    return taken
+
+
+def job(observation: dict[str, Any] | None = None, sequence: int = 1, **header: Any) -> Job:
+    header = {"id": RequestId(b"c" * 16, sequence), "attempt": 1, **header}
+    return Job(header, observation or {}, time.monotonic(), 0.25)
+
+
+def answer_to(policy: Any, *jobs: Job) -> list[Answer]:
+    """What a started device makes of jobs."""
+    device = Device(policy)
+    device.start()
+    for each in jobs:
+        device.give(each)
+    warm, *answers = reports(device, 1 + len(jobs))
+    assert isinstance(warm, Warm)
+    assert all(isinstance(answer, Answer) for answer in answers)
+    return [answer for answer in answers if isinstance(answer, Answer)]
+
+
+def actions(observation: dict[str, Any]) -> dict[str, Any]:
+    return {"actions": np.zeros((2, 3)), "seen": observation}
+
+
+def test_an_answer() -> None:
+    (answer,) = answer_to(Scripted(actions), job({"state": np.ones(2)}))
+    assert answer.fields["kind"] == "result"
+    assert set(answer.fields["timing"]) == {"decode_ms", "wait_ms", "infer_ms", "encode_ms"}
+    assert answer.fields["timing"]["decode_ms"] == 0.25
+    result = decode_body(list(answer.payload))
+    assert result["seen"]["state"].tolist() == [1.0, 1.0]
+    assert result["policy_timing"]["infer_ms"] == answer.fields["timing"]["infer_ms"]
+
+
+def test_a_policy_that_times_itself_is_believed() -> None:
+    policy = Scripted(
+        lambda observation: {"actions": np.ones(1), "policy_timing": {"infer_ms": 7.0}}
+    )
+    (answer,) = answer_to(policy, job())
+    assert decode_body(list(answer.payload))["policy_timing"] == {"infer_ms": 7.0}
+
+
+@pytest.mark.parametrize("buffers", [True, False])
+def test_buffers_only_for_those_who_understand_them(buffers: bool) -> None:
+    policy = Scripted(lambda observation: {"actions": np.zeros(LARGE)})
+    (answer,) = answer_to(policy, job(buffers=buffers))
+    assert len(answer.payload) == 1 + buffers
+
+
+def test_jobs_in_their_order() -> None:
+    jobs = [job({"tag": tag}, sequence=tag) for tag in range(5)]
+    assert [answer.job for answer in answer_to(Scripted(actions), *jobs)] == jobs
+
+
+def test_every_attempt_at_a_request_has_the_same_seed_and_no_other_request() -> None:
+    first, again, other = answer_to(
+        Scripted(actions), job(attempt=1), job(attempt=2), job(sequence=2)
+    )
+    seeds = [decode_body(list(answer.payload))["seen"]["seed"] for answer in (first, again, other)]
+    assert seeds[0] == seeds[1] != seeds[2]
+
+
+def test_what_the_robot_gives_is_left_alone() -> None:
+    given, noise = answer_to(Scripted(actions), job({"seed": 3}), job({"noise": np.zeros(1)}))
+    assert decode_body(list(given.payload))["seen"] == {"seed": 3}
+    assert set(decode_body(list(noise.payload))["seen"]) == {"noise"}
+
+
+def raising(error: Exception) -> Scripted:
+    def infer(observation: dict[str, Any]) -> Any:
+        raise error
+
+    return Scripted(infer)
+
+
+@pytest.mark.parametrize(
+    ("policy", "code", "words"),
+    [
+        (raising(BadObservation("state: 14 numbers")), "bad_observation", "state: 14 numbers"),
+        (raising(RuntimeError("out of memory\nat line 3")), "policy_failed", "out of memory"),
+        (raising(KeyError("state")), "policy_failed", "KeyError"),
+        (raising(RuntimeError("\ud800")), "policy_failed", "RuntimeError"),
+        (Scripted(lambda observation: None), "policy_failed", "`actions`"),
+        (Scripted(lambda observation: {"action": 1}), "policy_failed", "`actions`"),
+        (
+            Scripted(lambda observation: {"actions": np.ones(1), "seen": {1}}),
+            "policy_failed",
+            "cannot be sent",
+        ),
+    ],
+)
+def test_a_fault_is_an_answer_and_the_next_job_is_done(
+    policy: Scripted, code: str, words: str
+) -> None:
+    for answer in answer_to(policy, job(), job(sequence=2)):
+        assert (answer.fields["kind"], answer.fields["code"]) == ("failure", code)
+        assert words in answer.fields["message"]
+        assert "line 3" not in answer.fields["message"]
+
+
+def test_a_job_whose_deadline_has_passed_is_not_done() -> None:
+    done = []
+    policy = Scripted(lambda observation: done.append(observation) or actions({}))  # type: ignore[func-returns-value]
+    late, fine = answer_to(policy, job(deadline_ms=0.0), job(deadline_ms=60_000.0))
+    assert late.fields["code"] == "deadline_exceeded"
+    assert fine.fields["kind"] == "result"
+    assert len(done) == 1
+
+
+def test_load_then_warm_up_then_ready() -> None:
+    order: list[str] = []
+
+    class Careful(Scripted):
+        def load(self) -> None:
+            order.append("load")
+
+        def warm_up(self) -> np.float32:
+            order.append("warm up")
+            return np.float32(2.5)
+
+    device = Device(Careful(actions))
+    device.start()
+    (warm,) = reports(device, 1)
+    assert order == ["load", "warm up"]
+    assert isinstance(warm, Warm)
+    assert (warm.inference_ms, type(warm.inference_ms)) == (2.5, float)
+
+
+def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
+    device = Device(Scripted(actions))
+    device.start()
+    assert reports(device, 1) == [Warm(None)]
+
+
+@pytest.mark.parametrize("said", [float("nan"), -1.0, float("inf"), "fast", [1.0]])
+def test_a_speed_that_is_none(said: Any) -> None:
+    policy = Scripted(actions)
+    policy.warm_up = lambda: said  # type: ignore[attr-defined]
+    device = Device(policy)
+    device.start()
+    (broken,) = reports(device, 1)
+    assert isinstance(broken, Broken)
+    assert "warm_up answered" in str(broken.error)
+
+
+def test_a_signal_without_a_report_does_not_stay() -> None:
+    """As when one report is taken along with the one before it, and signals after that."""
+    device = Device(Scripted(actions))
+    os.eventfd_write(device.wake_fd, 1)
+    assert device.take_reports() == []
+    assert not select.select([device.wake_fd], [], [], 0)[0]
+
+
+@pytest.mark.parametrize("result", [{"actions": [[0.0]]}, {"actions": None}, {}, [0.0], None])
+def test_actions_that_are_no_array(result: Any) -> None:
+    (answer,) = answer_to(Scripted(lambda observation: result), job())
+    assert answer.fields["code"] == "policy_failed"
+    assert "numpy array" in answer.fields["message"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("no such weights"), SystemExit(1), MemoryError()])
+@pytest.mark.parametrize("stage", ["load", "warm_up"])
+def test_a_policy_that_cannot_be_made_ready(error: BaseException, stage: str) -> None:
+    def fail() -> None:
+        raise error
+
+    policy = Scripted(actions)
+    setattr(policy, stage, fail)
+    device = Device(policy)
+    device.start()
+    (broken,) = reports(device, 1)
+    assert isinstance(broken, Broken)
+    assert broken.error is error
+
+
+def test_a_policy_that_ends_the_thread_is_told_of() -> None:
+    def leave(observation: dict[str, Any]) -> None:
+        raise SystemExit(1)
+
+    device = Device(Scripted(leave))
+    device.start()
+    device.give(job())
+    warm, broken = reports(device, 2)
+    assert isinstance(warm, Warm)
+    assert isinstance(broken, Broken)
+
+
+def test_decoding_a_job() -> None:
+    header = {"id": RequestId(b"c", 1)}
+    decoded = decode_job(header, encode_body({"state": np.zeros(3)}))  # type: ignore[arg-type]
+    assert decoded.observation["state"].shape == (3,)
+    assert decoded.decode_ms >= 0.0
+    with pytest.raises(ProtocolError):
+        decode_job(header, [b"\xc1"])

@@ -1,0 +1,1 @@
+"""Finding and downloading checkpoints, reading their formats, converting and inspecting them."""

@@ -1,0 +1,97 @@
+"""Running pi0-FAST on requests: devices, graphs and when to stop, which the model knows not of."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
+from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
+from worker.robots.robot import CAMERAS
+from worker.robots.tokenizers import Tokens
+from worker.robots.transforms import ModelInput
+from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.graphs import Captures
+from worker.runtime.layout import arrange
+from worker.runtime.loading import fill
+
+CHECK_EVERY = 4
+"""On CUDA, steps between two looks at whether all have ended: each look waits for the device."""
+
+
+class FastRunner:
+    """A loaded pi0-FAST on its device."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Path | None,
+        device: Device,
+        dtype: Dtype,
+        runtime: RuntimeConfig,
+    ) -> None:
+        """Load the weights (None: seeded ones).
+
+        Raises `CheckpointError` as `fill` does, `ConfigError` where there is no such device.
+        """
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device, config.embedded)
+        with torch.device("meta"):
+            model = Pi0Fast(config)
+        self.model = fill(model, weights, self.device, self.dtype)
+        with torch.no_grad():
+            arrange(self.model, self.device, runtime.compile)
+        self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
+        on_cuda = self.device.type == "cuda"
+        self._check_every = CHECK_EVERY if on_cuda else 1
+        self._uses_graphs = on_cuda and runtime.graphs is not False
+        self._captures = Captures(self.device)
+        self._writings: dict[int, tuple[Writing, Callable[[], None]]] = {}
+
+    def __call__(self, requests: Sequence[ModelInput]) -> list[Tokens]:
+        """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
+
+        All are decoded together, each as if it were alone, until the last has ended. An answer
+        with `BROKEN` in it came from numbers that were not finite. Raises `DeviceLost` where the
+        device fails.
+        """
+        if not requests:
+            return []
+        with losing(self.device):
+            return self._write(requests)
+
+    @torch.inference_mode()
+    def _write(self, requests: Sequence[ModelInput]) -> list[Tokens]:
+        writing, step = self.prepare(len(requests))
+        self.read_all(requests, writing)
+        for count in range(1, MAX_WRITTEN):
+            if count % self._check_every == 0 and bool(writing.ended.all()):
+                break
+            step()
+        return list(writing.written.cpu().numpy().copy())
+
+    def read_all(self, requests: Sequence[ModelInput], writing: Writing) -> None:
+        """Begin anew: read each prefix and write the first token of each answer."""
+        writing.clear()
+        outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
+        self.model.write_best(torch.cat(outputs), writing)
+
+    @torch.inference_mode()
+    def prepare(self, batch: int) -> tuple[Writing, Callable[[], None]]:
+        """Space for so many requests, and one step on it, captured if `runtime.graphs`."""
+        if batch not in self._writings:
+            writing = self.model.blank(batch, self._room)
+            self._writings[batch] = writing, self._make_step(writing)
+        return self._writings[batch]
+
+    def _make_step(self, writing: Writing) -> Callable[[], None]:
+        if not self._uses_graphs:
+            return lambda: self.model.step(writing)
+        graph, _ = self._captures.capture(lambda: self.model.step(writing))
+        return graph.replay
+
+    def _read(self, request: ModelInput, writing: Writing, row: int) -> torch.Tensor:
+        images = put(np.stack(list(request.images.values())), self.device)
+        tokens = put(request.tokens, self.device)
+        return self.model.read(images, tokens, writing, row)

@@ -1,0 +1,190 @@
+"""Running pi0 on requests: batches, buckets and noise, of which the model knows nothing."""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
+from worker.robots.transforms import ModelInput
+from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.graphs import Arrays, Captures, Replay
+from worker.runtime.layout import arrange
+from worker.runtime.loading import load_model
+
+log = logging.getLogger(__name__)
+
+Actions = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a batch has in common, and one graph is captured for."""
+
+    batch: int
+    cameras: int
+    tokens: int
+    """Of the prompt; with `padded` an upper bound."""
+    padded: bool
+
+
+class Runner:
+    """A loaded model on its device."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        weights: Path | None,
+        device: Device,
+        dtype: Dtype,
+        runtime: RuntimeConfig,
+        num_steps: int,
+        seed: int,
+    ) -> None:
+        """Load the weights (None: seeded ones) and compute all that depends on time alone.
+
+        Raises `CheckpointError` as `load_model` does, `ConfigError` where there is no such device
+        or no room on it.
+        """
+        self._config, self._seed = config, seed
+        self.device = choose_device(device)
+        self.dtype = choose_dtype(dtype, self.device, config.embedded)
+        self.model = load_model(config, weights, self.device, self.dtype)
+        with torch.no_grad():
+            self._steps = self.model.flow_steps(num_steps)
+            arrange(self.model, self.device, runtime.compile)
+        wanted = runtime.compile or self.device.type == "cuda"
+        self._uses_graphs = wanted if runtime.graphs is None else runtime.graphs
+        self._buckets = buckets(config.max_token_len, runtime.prompt_buckets)
+        self._captures = Captures(self.device)
+        self._replays: dict[Shape, Replay] = {}
+
+    def prepare(self, batches: int, cameras: Iterable[int], length: int | None) -> None:
+        """Capture what may come: batches up to `batches` of so many cameras and any prompt.
+
+        `length`: tokens of the usual prompt, which gets graphs without padding. Without graphs
+        there is nothing to do.
+        """
+        if not self._uses_graphs:
+            return
+        shapes = [
+            Shape(batch, count, tokens, padded)
+            for count in cameras
+            for batch in range(1, batches + 1)
+            for tokens, padded in [(b, True) for b in self._buckets] + [(length, False)]
+            if tokens is not None
+        ]
+        for done, shape in enumerate(shapes, start=1):
+            self._replay(shape)
+            log.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
+
+    def __call__(self, requests: Sequence[ModelInput]) -> list[Actions]:
+        """Normalised actions, float32 (horizon, action dim), of each request.
+
+        Requests with equally many cameras run as one batch. With graphs, shorter prompts are
+        padded, and the padding masked; without, batches have prompts of one length.
+        Raises `DeviceLost` where the device fails.
+        """
+        answers: dict[int, Actions] = {}
+        for shape, members in self._groups(requests).items():
+            arrays = self._arrays([requests[i] for i in members], shape)
+            with losing(self.device):
+                batch = self._run(shape, arrays)
+            answers.update(zip(members, batch, strict=True))
+        return [answers[i] for i in range(len(requests))]
+
+    def infer(
+        self,
+        images: Tensor,
+        tokens: Tensor,
+        state: Tensor,
+        noise: Tensor,
+        lengths: Tensor | None = None,
+    ) -> Tensor:
+        """Prefix and all flow steps: float32 (batch, horizon, action dim). See `Pi0.prefix`."""
+        return self.model.sample(
+            self.model.prefix(images, tokens, state, lengths), noise, self._steps
+        )
+
+    def tensors(self, requests: Sequence[ModelInput]) -> dict[str, Tensor]:
+        """The first four arguments of `infer`, by name, of requests that are alike."""
+        cameras, length = len(requests[0].images), len(requests[0].tokens)
+        return self._put(self._arrays(requests, Shape(len(requests), cameras, length, False)))
+
+    def _put(self, arrays: Arrays) -> dict[str, Tensor]:
+        return {name: put(array, self.device) for name, array in arrays.items()}
+
+    def _groups(self, requests: Sequence[ModelInput]) -> dict[Shape, list[int]]:
+        alike: dict[tuple[int, int], list[int]] = defaultdict(list)
+        for index, request in enumerate(requests):
+            length = 0 if self._uses_graphs else len(request.tokens)
+            alike[len(request.images), length].append(index)
+        return {
+            self._shape(cameras, [len(requests[i].tokens) for i in members]): members
+            for (cameras, _), members in alike.items()
+        }
+
+    def _shape(self, cameras: int, lengths: list[int]) -> Shape:
+        exact = Shape(len(lengths), cameras, lengths[0], padded=False)
+        if len(set(lengths)) == 1 and (not self._uses_graphs or exact in self._replays):
+            return exact
+        longest = max(lengths)
+        tokens = next((b for b in self._buckets if b >= longest), longest)
+        return Shape(len(lengths), cameras, tokens, padded=True)
+
+    def _run(self, shape: Shape, arrays: Arrays) -> Actions:
+        if self._uses_graphs:
+            return self._replay(shape)(arrays)
+        with torch.no_grad():
+            actions: Actions = self.infer(**self._put(arrays)).cpu().numpy()
+        return actions
+
+    def _replay(self, shape: Shape) -> Replay:
+        if shape not in self._replays:
+            example = self._blank(shape)
+            self._replays[shape] = Replay(self.infer, example, self.device, self._captures)
+        return self._replays[shape]
+
+    def _arrays(self, requests: Sequence[ModelInput], shape: Shape) -> Arrays:
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "images": np.stack([np.stack(list(r.images.values())) for r in requests]),
+            "tokens": np.stack(
+                [np.pad(r.tokens, (0, shape.tokens - len(r.tokens))) for r in requests]
+            ),
+            "state": np.stack([r.state for r in requests]).astype(np.float32),
+            "noise": np.stack([self._noise(r) for r in requests]),
+        }
+        if shape.padded:
+            arrays["lengths"] = np.array([len(r.tokens) for r in requests], np.int64)
+        return arrays
+
+    def _blank(self, shape: Shape) -> Arrays:
+        dims, horizon = self._config.action_dim, self._config.action_horizon
+        arrays: dict[str, npt.NDArray[np.generic]] = {
+            "images": np.zeros((shape.batch, shape.cameras, 224, 224, 3), np.uint8),
+            "tokens": np.zeros((shape.batch, shape.tokens), np.int64),
+            "state": np.zeros((shape.batch, dims), np.float32),
+            "noise": np.zeros((shape.batch, horizon, dims), np.float32),
+        }
+        if shape.padded:
+            arrays["lengths"] = np.full(shape.batch, shape.tokens, np.int64)
+        return arrays
+
+    def _noise(self, request: ModelInput) -> npt.NDArray[np.float32]:
+        if request.noise is not None:
+            return request.noise
+        # On the CPU and from both seeds: every worker with these settings draws the same.
+        generator = np.random.default_rng([self._seed, request.seed or 0])
+        shape = (self._config.action_horizon, self._config.action_dim)
+        return generator.standard_normal(shape, dtype=np.float32)
+
+
+def buckets(longest: int, count: int) -> list[int]:
+    """`count` prompt lengths, evenly spaced up to `longest`."""
+    return sorted({-(-longest * i // count) for i in range(1, count + 1)})
