@@ -81,7 +81,7 @@ def test_it_shows_workers_robots_queues_and_latencies() -> None:
 
 def test_latencies_are_forgotten_after_a_minute() -> None:
     broker = core()
-    broker.notebook.took(1.0, 2.0, now=10.0)
+    broker.telemetry.answered(1.0, 2.0, now=10.0)
     nothing = {"p50": 0.0, "p95": 0.0, "max": 0.0, "count": 0.0}
     assert status(broker, 69.0)["latency_ms"] != {"queue": nothing, "worker": nothing}
     assert status(broker, 71.0)["latency_ms"] == {"queue": nothing, "worker": nothing}

@@ -6,7 +6,7 @@ import pytest
 
 from broker.config import BrokerConfig, Timers
 from broker.events import ConnectionLost
-from broker.fleet import MAX_ATTEMPTS
+from broker.leases import MAX_ATTEMPTS
 from broker.states import WorkerState
 from broker.workers import Worker
 from tests.broker.scenario import EPOCH, Ask, Scenario
@@ -28,7 +28,7 @@ def given_to(story: Scenario, worker: str) -> Ask:
 
 
 def _worker(story: Scenario, name: str) -> Worker:
-    return story.core._fleet.pool.by_id[name.encode()]
+    return story.core.pool.by_id[name.encode()]
 
 
 # A worker dies idle.
