@@ -15,10 +15,10 @@ _RECENT = 1024  # latencies kept
 class RobotRecord:
     """One client, as it was when it last asked for actions."""
 
-    name: str
-    key: str
-    policy: str
-    seen_at: float
+    name: str = ""
+    key: str = ""  # the name of the key that it came with, if there are keys
+    policy: str = ""  # as it named it
+    seen_at: float = 0.0
     requests: int = 0
 
 
@@ -40,12 +40,12 @@ class Telemetry:
         """A robot asked for actions."""
         robot = self.robots.pop(client, None)
         if robot is None:
-            header = message.header
-            robot = RobotRecord(
-                header.get("robot", ""), message.peer, header.get("policy", ""), now
-            )
+            robot = RobotRecord()
             if len(self.robots) >= MOST_ROBOTS:
                 del self.robots[next(iter(self.robots))]
+        robot.name = message.header.get("robot", "")
+        robot.key = message.peer
+        robot.policy = message.header.get("policy", "")
         robot.seen_at = now
         robot.requests += 1
         self.robots[client] = robot
