@@ -106,12 +106,15 @@ class Robots:
         if older is not None and older.robot == request.robot:
             requests, size = 0, size - older.size  # it takes that one's place
         reason = self._inflight.accounts.refusal(request.robot, requests, size)
-        ahead = waiting.waiting_for(policy)
-        wait_s = self._leases.wait_s(policy, ahead)
+        wait_s = self._leases.wait_s(policy, waiting.waiting_for(policy))
         if left_s <= 0.0:
             raise errors.DeadlineExceeded("the deadline had passed when the request came")
         if not reason and wait_s > left_s:
-            reason = f"{ahead} requests wait: its turn would come after its deadline"
+            # Only now is it worth looking at each: some of them may be served later than this.
+            before = waiting.served_before(request)
+            wait_s = self._leases.wait_s(policy, before)
+            if wait_s > left_s:
+                reason = f"{before} requests are before it: its turn would come after its deadline"
         if not reason:
             return
         error = errors.Overloaded(f"{reason}; try again later or start more workers")
