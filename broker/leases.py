@@ -126,9 +126,7 @@ class Leases:
         length_s = lease_s(worker, self._shortest_s)
         lease = Lease(request, worker, attempt, now, waited_s, length_s, self._pool.beats)
         worker.hold(lease)
-        if request.attempt < MAX_ATTEMPTS:
-            # The last attempt may run to the deadline: there is nowhere else to go.
-            self.ends.add(now + length_s, lease)
+        self.ends.add(now + length_s, lease)
         given = request.header
         self._outbox.tell(
             worker.id,
@@ -161,9 +159,8 @@ class Leases:
         return lease
 
     def _overrun(self, lease: Lease, now: float) -> None:
-        if lease.request.is_final:
-            return
-        worker = lease.worker
+        """Suspect the worker, and let its request go to another if it may still be computed."""
+        worker, request = lease.worker, lease.request
         lease.overdue = True
         worker.move("overdue")
         self._outbox.log(
@@ -171,10 +168,12 @@ class Leases:
             f"worker {worker.name} is suspect: a request is overdue after "
             f"{(now - lease.started_at) * 1e3:.0f} ms",
             **worker.about,
-            request=str(lease.request.id),
+            request=str(request.id),
         )
         self._counters["leases overrun"] += 1
-        self._inflight.requeue(lease.request, now)
+        # The last attempt may run to the deadline: there is nowhere else to go.
+        if request.state is RequestState.LEASED and request.attempt < MAX_ATTEMPTS:
+            self._inflight.requeue(request, now)
 
     def _release(self, lease: Lease) -> None:
         lease.worker.let_go(lease)
