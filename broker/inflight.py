@@ -15,6 +15,8 @@ from client import errors
 from client.wire import Header, RequestId
 
 RETRY_S = 1.0  # where nothing better is known
+# An idle broker that was told to stop is gone by then, and another may listen at its port.
+RETRY_DRAINING_S = 0.25
 # Robots cause these in everyday operation, so they are logged for debugging only.
 _EVERYDAY = (errors.Superseded, errors.Cancelled, errors.Draining)
 
@@ -101,7 +103,7 @@ class InFlight:
 
 
 def draining() -> errors.Draining:
-    """What a broker that is stopping answers."""
+    """What a broker that is stopping answers; after a while its successor may be asked."""
     error = errors.Draining("this broker is stopping: ask another one, or this one when it is back")
-    error.retry_after_s = RETRY_S
+    error.retry_after_s = RETRY_DRAINING_S
     return error

@@ -21,6 +21,8 @@ from client.body import encode_body
 from client.version import __version__
 from client.wire import LONGEST_MS, RequestId
 
+RETRY_METADATA_S = 0.25  # while workers may still come
+
 
 class Robots:
     """Answers robots' messages, each kind by the function that `kinds` has for it."""
@@ -135,7 +137,12 @@ class Robots:
             policy = self._names.resolve(message.header.get("policy"), now)
             metadata = self._pool.metadata.get(policy) if policy is not None else None
             if metadata is None:
-                raise errors.NoWorker("no worker has said yet what it serves: start one")
+                error = errors.NoWorker(
+                    f"no worker has said yet that it serves {policy or 'anything'}: start one, or "
+                    "ask again if one is on its way"
+                )
+                error.retry_after_s = RETRY_METADATA_S
+                raise error
         except errors.PolicyError as error:
             self._outbox.refuse(message.envelope, message.header, error)
         else:

@@ -226,8 +226,12 @@ def test_a_stopping_broker_tells_those_that_wait_and_finishes_the_rest(story: Sc
     leased, waiting = story.ask("a"), story.ask("b")
     story.stop()
     assert story.outcome(waiting) == "draining"
-    assert story.outcome(story.ask("c")) == "draining"
+    refused = story.ask("c")
+    assert story.outcome(refused) == "draining"
     assert story.outcome(leased) == "waiting"
+    # They may ask again soon, of this port's next broker, and not so often that it is a burden.
+    for ask in (waiting, refused):
+        assert 0.1 <= story.retry_after_s(ask) <= 0.5
     story.after(5.0)  # overdue is not lost
     story.finish("w1")
     assert story.outcome(leased) == "result"

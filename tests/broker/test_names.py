@@ -6,6 +6,7 @@ import pytest
 
 from broker.names import GRACE_S, NAMELESS_GRACE_S
 from broker.workers import FORGOTTEN_S
+from client import errors
 from tests.broker.scenario import Scenario
 
 
@@ -190,6 +191,28 @@ def test_names_without_end_fit_into_an_answer(story: Scenario) -> None:
         story.hello(f"w{number}", f"{'policy' * 20}{number:04}")
     for ask in (story.ask("arm"), story.ask("arm", policy="unheard of")):
         assert 0 < len(story.message(ask)) < 2048
+
+
+@pytest.mark.parametrize("policy", [{}, {"policy": "aloha"}])
+def test_metadata_that_may_still_come_is_told_from_what_never_will(
+    young: Scenario, policy: dict[str, str]
+) -> None:
+    young.join("w1", "droid")
+    not_yet = young.request("arm", "metadata", **policy)
+    assert issubclass(errors.BY_CODE[not_yet["code"]], errors.Unavailable)
+    assert 0 < not_yet["retry_after_ms"] <= 500.0
+    young.join("w2", "libero")
+    young.after(GRACE_S)
+    never = young.request("arm", "metadata", **policy)
+    assert issubclass(errors.BY_CODE[never["code"]], errors.BadRequest)
+    assert "retry_after_ms" not in never
+
+
+def test_metadata_may_be_asked_for_again_while_nobody_serves(story: Scenario) -> None:
+    answer = story.request("arm", "metadata")
+    assert (answer["code"], answer["retry_after_ms"] > 0) == ("no_worker", True)
+    story.hello("w1", "aloha")  # it says what it will serve before it has loaded it
+    assert story.request("arm", "metadata")["kind"] == "result"
 
 
 def test_metadata_is_the_workers_own(story: Scenario) -> None:
