@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import zmq
@@ -16,7 +17,8 @@ from zmq.utils.monitor import parse_monitor_message
 
 from broker.config import BrokerConfig
 from broker.security import BACKEND, FRONTEND, Guard, Keyring, read_keys
-from client.wire import receive
+from client import errors
+from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
 
 logger = logging.getLogger("broker")
 
@@ -25,6 +27,7 @@ Socket = zmq.Socket[bytes]
 HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut off
 _BACKLOG = 1024
 _KEPT = 16
+_MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 # Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
@@ -97,6 +100,32 @@ def _open(
         socket.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
     socket.bind(endpoint)
     return socket
+
+
+def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
+    """Check counts and sizes of what came, before any of it is read.
+
+    Args:
+        envelope: a robot's routing id, those of routers on the way and the empty frame; a
+            worker's routing id alone.
+        message: header, body and buffers.
+
+    Raises:
+        ProtocolError: there are too many frames, or the header is missing or too large.
+    """
+    if not message:
+        raise errors.ProtocolError("the message is empty: [header, body, buffers...] is expected")
+    if len(envelope) > _MAX_HOPS + 2:
+        raise errors.ProtocolError(
+            f"the return envelope has {len(envelope) - 2} frames before the empty one: "
+            f"at most {_MAX_HOPS} are allowed"
+        )
+    if len(message) > MAX_FRAMES:
+        raise errors.ProtocolError(f"{len(message)} frames: at most {MAX_FRAMES} are allowed")
+    if len(message[0]) > MAX_HEADER:
+        raise errors.ProtocolError(
+            f"header of {len(message[0])} bytes: at most {MAX_HEADER} are allowed"
+        )
 
 
 class KeyFolder:

@@ -17,7 +17,7 @@ import zmq
 
 from broker.config import BrokerConfig
 from broker.core import Core
-from broker.doors import KeyFolder, Monitor, Socket, Zap, open_backend, open_frontend
+from broker.doors import KeyFolder, Monitor, Socket, Zap, check_frames, open_backend, open_frontend
 from broker.events import (
     Command,
     ConnectionLost,
@@ -36,8 +36,6 @@ from client import errors
 from client.wire import (
     FROM_CLIENT,
     FROM_WORKER,
-    MAX_FRAMES,
-    MAX_HEADER,
     VERSION,
     Frame,
     Header,
@@ -54,7 +52,6 @@ _BATCH = 32  # messages taken from one socket before the other gets its turn
 # A robot's libzmq forgets an answer not read yet once it notices that we are gone (measured).
 _PARTING_S = 0.2
 _FOR_EVER = float("inf")
-_MAX_ENVELOPE = 8  # routing frames before the empty one
 
 
 class Shell:
@@ -164,7 +161,7 @@ class Shell:
             header: Header = {}
             sender, peer = envelope[0].bytes, ""
             try:
-                _check_frames(envelope, message)
+                check_frames(envelope, message)
                 header = decode_header(message[0], FROM_CLIENT)
                 if self._guard is not None:
                     peer = self._guard.admit_robot(_key_of(envelope[0]), sender, header).name
@@ -202,7 +199,7 @@ class Shell:
                 self._refuse(self._backend, frames[:2], error)
                 continue
             try:
-                _check_frames(frames[:1], frames[1:])
+                check_frames(frames[:1], frames[1:])
                 header = decode_header(frames[1], FROM_WORKER)
                 if self._guard is not None:
                     self._guard.admit_worker(_key_of(frames[0]), worker, header)
@@ -284,12 +281,3 @@ class Shell:
 def _key_of(frame: zmq.Frame) -> str:
     """Whose key a message came with: what the answer by ZAP said."""
     return str(frame.get("User-Id"))
-
-
-def _check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
-    if not message:
-        raise errors.ProtocolError("the message is empty: [header, body, buffers...] is expected")
-    if len(envelope) > _MAX_ENVELOPE + 2 or len(message) > MAX_FRAMES:
-        raise errors.ProtocolError(f"{len(message)} frames: at most {MAX_FRAMES} are allowed")
-    if len(message[0]) > MAX_HEADER:
-        raise errors.ProtocolError(f"header of {len(message[0])} bytes: {MAX_HEADER} are allowed")
