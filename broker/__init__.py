@@ -3,13 +3,13 @@
     layer            modules
     process          __main__
     sockets          shell
-    core             core, doors
+    core             access, core, doors
     peers            registry, robots
     decisions        leases
     views            dispatch, names, status
     state            inflight, workers
     records          accounts, outbox, requests, security, telemetry
-    vocabulary       agenda, config, events, states
+    vocabulary       agenda, config, events, signals, states
 
 Below them lie `client`, for what goes over the wire, and `conf`, for settings and logs. A request
 comes in through `robots`, waits in `inflight`, is given away by `leases`, comes back through

@@ -86,7 +86,7 @@ class InFlight:
             if is_last_call or not request.holders:
                 self.fail(request, draining())
         if not is_last_call:
-            text = f"stopping: {len(self)} requests are still with workers"
+            text = f"no request is taken any more: {len(self)} are still with workers"
             self._outbox.log(logging.INFO, text)
 
     def _supersede(self, request: Request) -> None:

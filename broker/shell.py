@@ -15,9 +15,10 @@ from pathlib import Path
 
 import zmq
 
+from broker.access import KeyFolder, Zap
 from broker.config import BrokerConfig
 from broker.core import Core
-from broker.doors import KeyFolder, Monitor, Socket, Zap, check_frames, open_backend, open_frontend
+from broker.doors import CannotBind, Monitor, Socket, check_frames, open_backend, open_frontend
 from broker.events import (
     Command,
     ConnectionLost,
@@ -62,7 +63,7 @@ class Shell:
 
         Raises:
             ValueError: the keys cannot be read.
-            zmq.ZMQError: an address that cannot be bound.
+            CannotBind: an address that this process cannot listen at.
         """
         self._config = config
         self._keys = None if config.keys is None else KeyFolder(Path(config.keys))
@@ -78,13 +79,14 @@ class Shell:
                 self._serve[zap.socket] = zap.serve
             self._frontend = open_frontend(self._context, config, keyring)
             self._backend = open_backend(self._context, config, keyring)
-        except zmq.ZMQError:
+        except CannotBind:
             self._context.destroy(linger=0)
             raise
         self._robots = Monitor(self._frontend, FRONTEND, self.counters)
         self._workers = Monitor(self._backend, BACKEND, self.counters)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
-        self._stopping = self._parting = self._reloading = False
+        self._stop_reason = ""  # why it is to stop, once it is
+        self._is_draining = self._is_parting = self._reloading = False
         self._until = _FOR_EVER  # when a stop goes on to its next step
         self._serve[self._frontend] = self._serve_frontend
         self._serve[self._backend] = self._serve_backend
@@ -109,7 +111,7 @@ class Shell:
             if self._reloading:
                 self._reloading = False
                 self._read_keys_again()
-            if self._stopping and self._may_leave(now):
+            if self._stop_reason and self._may_leave(now):
                 break
             wake_at = min(self._core.wake_at(), self._until)
             if wake_at <= now:
@@ -118,20 +120,22 @@ class Shell:
                 self._wait((wake_at - now) * 1e3 + 0.5)
         self._close()
 
-    def stop(self) -> None:
-        """Have `run` finish; may be called from a signal handler."""
-        self._stopping = True
+    def stop(self, reason: str) -> None:
+        """Have `run` finish, and log why; may be called from a signal handler."""
+        self._stop_reason = self._stop_reason or reason
 
     def _may_leave(self, now: float) -> bool:
         """Once stopping: is everyone answered, and had they time to read it?"""
-        if self._until == _FOR_EVER:
+        if not self._is_draining:
+            logger.info("stopping: %s", self._stop_reason)
+            self._is_draining = True
             self._until = now + self._config.timers.drain_ms / 1e3
             self._do(Stop(), now)
-        if self._parting:
+        if self._is_parting:
             return now >= self._until
         if now >= self._until or not self._core.in_hand:
             self._do(Stop(), now)
-            self._parting, self._until = True, now + _PARTING_S
+            self._is_parting, self._until = True, now + _PARTING_S
         return False
 
     def reload(self) -> None:
