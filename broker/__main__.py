@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from broker import signals
 
-if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
+if __name__ == "__main__":  # before the imports that take a second
     signals.end_while_starting()
 
 import gc
@@ -43,10 +43,10 @@ codes: 0 stopped, 1 a bug, 2 configuration, 3 cannot bind."""
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code."""
+    """Run until a signal asks for the end; returns the exit code."""
     config = command_line("broker", BrokerConfig, _ABOUT)
     set_up(config.log_level, config.log_format)
-    # A connection takes a descriptor, and nothing else bounds how many there may be.
+    # Each connection takes a file descriptor, and nothing else limits their number.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
@@ -59,9 +59,9 @@ def main() -> int:
         return CANNOT_BIND
     _handle_signals(shell)
     if config.insecure:
-        logger.warning("insecure=true: whoever reaches these ports may drive robots' policies")
+        logger.warning("insecure=true: anyone who reaches these ports may use the policies")
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
-    # What was loaded stays: the collector need not walk through it between requests.
+    # What is loaded by now stays for good: garbage collection need not visit it again.
     gc.freeze()
     shell.run()
     logger.info("stopped")

@@ -1,7 +1,7 @@
-"""Who is let in: the folder of keys, and libzmq's questions about every newcomer.
+"""Who is let in: the folder of keys, and the handler that libzmq asks about each connection.
 
-With keys, libzmq asks about each one by ZAP (ZeroMQ RFC 27) before it lets it in. The answer is
-given by the broker's own thread, between messages.
+With keys, libzmq authenticates each new connection by ZAP (ZeroMQ RFC 27): it sends the key to a
+handler and waits for the decision. The handler runs in the broker's own thread, between messages.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class KeyFolder:
         self.guard = Guard(self.keyring)
 
     def read_again(self) -> None:
-        """Believe what is in the folder now, if it can be read, and log what came of it."""
+        """Use the keys that are in the folder now; keep the old ones if it cannot be read."""
         try:
             keyring = read_keys(self._folder)
         except ValueError as error:
@@ -45,24 +45,24 @@ class KeyFolder:
             return
         if keyring.public != self.keyring.public:
             logger.warning(
-                "the broker's own key was made anew: it holds from the next start on, and until "
-                "then peers whose key files name the new one cannot come in"
+                "the broker's own key has changed: the new one is used from the next start on, and "
+                "until then peers whose key files name it cannot connect"
             )
         self.guard.reload(keyring)
-        logger.info("read the keys again: %d peers may come in", len(keyring.peers))
+        logger.info("read the keys again: %d peers may connect", len(keyring.peers))
 
 
 class Zap:
-    """Answers libzmq's question whether a key may come in."""
+    """The ZAP handler: decides for libzmq whether a key may connect."""
 
     def __init__(self, context: zmq.Context[Socket], guard: Guard, counters: Counter[str]) -> None:
-        """Bind, which must come before the doors: without this, any key is let in."""
+        """Bind the handler. Without it libzmq accepts any key, so it comes before the doors."""
         self._guard, self._counters = guard, counters
         self.socket: Socket = context.socket(zmq.REP)
         self.socket.bind(_ZAP_ADDRESS)
 
     def serve(self) -> None:
-        """Answer all who wait at the doors."""
+        """Decide about all connections that wait for it."""
         while (frames := receive(self.socket)) is not None:
             version, request, domain, address, _, mechanism, *credentials = (
                 frame.bytes for frame in frames

@@ -1,4 +1,4 @@
-"""The broker's settings, typed; `conf/broker.yaml` says what each is for, and its default."""
+"""The broker's settings, with their types; `conf/broker.yaml` has their meaning and defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 import conf
 from client.wire import LONGEST_MS
 
-_MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # by unit, as the wire allows
+_MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # the wire's limit, by unit
 _STATED: Any = OmegaConf.to_container(OmegaConf.load(Path(conf.__file__).parent / "broker.yaml"))
 _LIMITS: dict[str, int] = _STATED["limits"]
 _TIMERS: dict[str, float] = {key: float(value) for key, value in _STATED["timers"].items()}
@@ -33,7 +33,7 @@ class Limits:
 
 @dataclass
 class Timers:
-    """Milliseconds."""
+    """Intervals and periods, in milliseconds."""
 
     heartbeat_ms: float = _TIMERS["heartbeat_ms"]
     suspect_ms: float = _TIMERS["suspect_ms"]
@@ -43,7 +43,7 @@ class Timers:
 
 @dataclass
 class BrokerConfig:
-    """Everything that `python -m broker` can be told."""
+    """All settings of `python -m broker`."""
 
     frontend: str = _STATED["frontend"]
     backend: str = _STATED["backend"]
@@ -55,10 +55,10 @@ class BrokerConfig:
     timers: Timers = field(default_factory=Timers)
 
     def check(self) -> None:
-        """Check the ranges that types cannot say.
+        """Check what types cannot express: ranges, addresses, and settings that depend on others.
 
         Raises:
-            ValueError: names the key and what it takes.
+            ValueError: a setting is not valid; the message names it and says what is expected.
         """
         if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"log_level is {self.log_level!r}: debug, info, warning or error")
@@ -104,7 +104,7 @@ class BrokerConfig:
 
 
 def _stays_here(endpoint: str) -> bool:
-    """Can only this machine reach it? A name or interface that we don't know counts as no."""
+    """Can only this machine reach it? No, if it is a name or an interface that we don't know."""
     address = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if endpoint.startswith("ipc://") or address in ("localhost", "lo"):
         return True

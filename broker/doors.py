@@ -1,4 +1,4 @@
-"""The broker's two doors: their sockets, what may come through them, and what happens there."""
+"""The broker's two doors, for robots and for workers: sockets, limits and monitors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
 
 Socket = zmq.Socket[bytes]
 
-HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut off
+HANDSHAKE_MS = 3_000  # a connection whose handshake takes longer is closed
 _BACKLOG = 1024
 _KEPT = 16
 _MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
@@ -25,8 +25,8 @@ _MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to th
 _EVENTS: dict[int, str] = {
     zmq.EVENT_ACCEPTED: "accepted",
     zmq.EVENT_DISCONNECTED: "closed",
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake unfinished",  # too slow, cut off, or no key
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake wrong",  # no ZeroMQ, or for another broker
+    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL: "handshake unfinished",  # too slow, closed, or no key
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "handshake wrong",  # not ZeroMQ, or another broker's key
 }
 
 
@@ -50,11 +50,11 @@ def open_frontend(
         keyring=keyring,
         heartbeat_ms=15_000,
         timeout_ms=60_000,
-        # A peer that floods fills its own TCP buffers, not our memory: few messages are taken
-        # ahead. With two, libzmq wakes its I/O thread for each one (measured: 6 switches).
+        # Few, so that a peer that floods fills its TCP buffers and not our memory. But not two:
+        # libzmq would wake its I/O thread for each message (measured: 6 context switches).
         received_ahead=8,
-        # Answers kept for a robot that doesn't read them. One that sends newer observations
-        # faster than they are computed gets several at once, to say that they were superseded.
+        # For a robot that does not read its answers. One that sends observations faster than
+        # they are computed gets several answers at once, as the older ones are superseded.
         kept_to_send=max(_KEPT, config.limits.max_requests_per_robot),
     )
 
@@ -78,8 +78,8 @@ def open_backend(
         received_ahead=1_000,
         kept_to_send=1_000,
     )
-    # A routing id is one worker's incarnation. When it comes again, that worker has a new
-    # connection and knows that the old one is cut, which we would take seconds to notice.
+    # Each incarnation of a worker has its own routing id. When an id connects again, that worker
+    # has lost its old connection, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     return socket
 
@@ -96,7 +96,7 @@ def _open(
     received_ahead: int,
     kept_to_send: int,
 ) -> Socket:
-    """Bind a door. Messages, not bytes, are counted ahead of us and kept to be sent."""
+    """Bind a door; `received_ahead` and `kept_to_send` are numbers of messages, for each peer."""
     socket = context.socket(zmq.ROUTER)
     socket.setsockopt(zmq.RCVHWM, received_ahead)
     socket.setsockopt(zmq.SNDHWM, kept_to_send)
@@ -122,7 +122,7 @@ def _open(
 
 
 def _reason(name: str, endpoint: str, error: zmq.ZMQError) -> str:
-    """Why a door cannot be opened, and what to do; its name is also that of its setting."""
+    """Why a door cannot be bound, and what to do; a door has the name of its setting."""
     port = endpoint.rpartition(":")[2]
     advice = {
         errno.EADDRINUSE: "it is in use. Is another broker running there? Stop that one, or "
@@ -139,7 +139,7 @@ def _reason(name: str, endpoint: str, error: zmq.ZMQError) -> str:
 
 
 def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
-    """Check counts and sizes of what came, before any of it is read.
+    """Check the number and the sizes of a message's frames, before any of them is decoded.
 
     Args:
         envelope: a robot's routing id, those of routers on the way and the empty frame; a
@@ -165,14 +165,14 @@ def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
 
 
 class Monitor:
-    """Counts what happens at a door; tells which connections closed."""
+    """Counts the connections that a door accepts, refuses and loses."""
 
     def __init__(self, door: Socket, name: str, counters: Counter[str]) -> None:
         self._door, self._name, self._counters = door, name, counters
         self.socket: Socket = door.get_monitor_socket(sum(_EVENTS))
 
     def take(self) -> list[int]:
-        """Take in the news; returns the file descriptors of connections that closed."""
+        """Count the events so far; returns the file descriptors of connections that closed."""
         closed = []
         while (frames := receive(self.socket)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
@@ -182,6 +182,6 @@ class Monitor:
         return closed
 
     def close(self) -> None:
-        """Stop watching; before the door itself is closed."""
+        """Stop watching. Must be called before the door itself is closed."""
         self._door.disable_monitor()
         self.socket.close(linger=0)

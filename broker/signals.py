@@ -1,8 +1,8 @@
-"""Signals as this process was started: what was ignored stays ignored, and whose terminal it has.
+"""Signals, with respect for how the process was started.
 
-`nohup` ignores SIGHUP and a shell's `&` may ignore SIGINT before they start a program: it must
-not bring them back. SIGHUP has two meanings. From a service manager or a person it says "read
-your files again"; when a terminal is closed, the kernel or the shell sends it to say "end".
+`nohup` has a program ignore SIGHUP, and a shell's `&` may have it ignore SIGINT; the program must
+not undo that. SIGHUP has two meanings: a service manager or a person sends it to have files read
+again, and the kernel or a shell sends it when the terminal is closed, to end the program.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from collections.abc import Callable
 
 
 def handle(number: signal.Signals, handler: Callable[[str], object]) -> None:
-    """Have a signal call `handler` with its name, unless it was ignored from the start."""
+    """Have a signal call `handler` with its name, unless it is ignored since the start."""
     if signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, lambda *_: handler(number.name))
 
 
 def end_while_starting() -> None:
-    """Have signals that ask for an end be obeyed at once, until other handlers are there.
+    """Have SIGINT and SIGTERM end the process at once, until other handlers are installed.
 
-    SIGHUP is one of them when the terminal was closed; else the files are still to be read.
+    So does SIGHUP if the terminal was closed. If not, it needs no answer: no file was read yet.
     """
     terminal = Terminal()
 
@@ -45,13 +45,13 @@ class Terminal:
         self._was_there = _has_terminal()
 
     def is_closed(self) -> bool:
-        """Was there one, and is it gone?"""
+        """Was there a terminal, and is it gone now?"""
         return self._was_there and not _has_terminal()
 
 
 def _has_terminal() -> bool:
     try:
-        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))  # that of whoever opens it
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))  # each process's own
     except OSError:
         return False
     return True
