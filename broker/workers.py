@@ -12,9 +12,7 @@ from broker.states import WORKER_MOVES, WorkerState, move
 from client.wire import RequestId
 
 _RECENT = 64  # inferences whose times predict the next one
-FORGOTTEN_S = (
-    60.0  # longer than a worker's restart takes: who is gone for longer is not coming back
-)
+FORGOTTEN_S = 60.0  # longer than a restart takes: until then a worker may come back
 _SMOOTHING = 0.2  # weight of the newest in the running mean
 
 
