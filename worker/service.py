@@ -20,7 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 from client import errors
 from client.body import encode_body
 from client.connection import reconnect_soon
-from client.keys import Key, verdict
+from client.keys import Key, key_refusal
 from client.wire import (
     TO_WORKER,
     VERSION,
@@ -202,7 +202,7 @@ class Service:
         """Handshakes that failed for good; of those, libzmq tries none again."""
         while (frames := receive(self._monitor)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
-            reason = verdict(event["event"], event["value"], self._key)
+            reason = key_refusal(event["event"], event["value"], self._key)
             if reason:
                 logger.error("the broker at %s %s", self._endpoint, reason)
                 self._exit_code = REFUSED

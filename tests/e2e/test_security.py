@@ -118,7 +118,7 @@ def test_a_worker_cannot_serve_another_policy(site: Secured) -> None:
 def test_a_robot_cannot_pose_as_another(site: Secured) -> None:
     with site.client(site.key("arm")) as arm:
         assert_served(arm)
-        stolen = RequestId(arm._uuid, 1)
+        stolen = RequestId(arm._session.client, 1)
         with site.raw(site.port, site.key("leg")) as leg:
             for kind in ("infer", "reset", "metadata", "ping"):
                 answer = ask(leg, kind, stolen, BODY, policy="echo")
