@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -91,6 +92,22 @@ def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [sys.executable, *command], capture_output=True, text=True, timeout=WAIT_S, **options
     )
+
+
+def test_a_bug_that_ends_it_is_logged_as_other_lines_are() -> None:
+    front, back = free_ports(2)
+    program = (
+        "import runpy, sys; from broker.shell import Shell\n"
+        "def run(self): raise KeyError('planted')\n"
+        "Shell.run = run\n"
+        "runpy.run_module('broker', run_name='__main__', alter_sys=True)"
+    )
+    settings = [f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}"]
+    done = run("-c", program, *settings, "log_format=json")
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["level"], last["message"]) == ("error", "stopped by a bug: please report it")
+    assert "KeyError: 'planted'" in last["traceback"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
