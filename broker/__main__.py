@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker import signals
+from conf import signals
 
 if __name__ == "__main__":  # before the imports that take a second
     signals.end_while_starting()
