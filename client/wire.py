@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any, Callable, Dict, NamedTuple, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple, Union
 
 import msgpack
 import zmq
@@ -23,16 +23,29 @@ VERSION = 1
 MAX_HEADER = 4096  # bytes
 MAX_FRAMES = 64  # of one message, header and body included
 MAX_NAME = 128  # characters in a name of anything
+MAX_STAGES = 32  # of timing that one message may tell
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
 _SHOWN = 200  # characters of a value in an error message
 
-FROM_CLIENT = frozenset({"infer", "reset", "metadata", "ping", "status"})
-TO_CLIENT = frozenset({"result", "error", "pong"})
-FROM_WORKER = frozenset({"hello", "ready", "heartbeat", "result", "failure", "goodbye"})
-TO_WORKER = frozenset({"welcome", "infer", "heartbeat", "who", "error"})
-KINDS = FROM_CLIENT | TO_CLIENT | FROM_WORKER | TO_WORKER
+Kinds = Dict[str, Tuple[str, ...]]
+"""Kinds of messages, each with the fields that it cannot do without."""
+FROM_CLIENT: Kinds = dict.fromkeys(["infer", "reset", "metadata", "ping", "status"], ())
+TO_CLIENT: Kinds = {"result": (), "error": ("code",), "pong": ()}
+FROM_WORKER: Kinds = {
+    "hello": ("policy", "incarnation"),
+    "ready": (),
+    "heartbeat": (),
+    "result": ("id", "attempt"),
+    "failure": ("id", "attempt"),
+    "goodbye": (),
+}
+TO_WORKER: Kinds = {
+    **{"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch",)},
+    **{"who": (), "error": ()},
+}
+KINDS: Kinds = dict.fromkeys([*FROM_CLIENT, *TO_CLIENT, *FROM_WORKER, *TO_WORKER], ())
 
 # Plain integers and the C method itself: pyzmq's enumerations and wrappers cost as much again as
 # sending does (benchmarks/LOG.md).
@@ -46,7 +59,7 @@ Frame = Union[bytes, zmq.Frame]
 
 
 class RequestId(NamedTuple):
-    """Names one request for ever: who asked, and the how-manieth question it is.
+    """Names one request for ever: who asked, and a number that grows with each request.
 
     `client` is a uuid's 16 bytes, or the routing id of a client that gives no `id`.
     """
@@ -65,19 +78,20 @@ def encode_header(header: Header) -> bytes:
     return packed
 
 
-def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
+def decode_header(frame: Frame, expected: Kinds = KINDS) -> Header:
     """Unpack and check a header.
 
     Args:
         frame: the header's bytes.
-        expected: the kinds that this peer may send.
+        expected: the kinds that this peer may send, with what each needs.
 
     Returns:
         The map, `id` and the members of `ids` as tuples. Fields that this version does not
         know are kept unchecked, so that later ones can add some.
 
     Raises:
-        ProtocolError: not a header, or a field out of its range; the message names the field.
+        ProtocolError: not a header, or a field is missing or out of its range; the message
+            names the field.
         VersionMismatch: another version's header.
     """
     size = len(frame)
@@ -95,6 +109,9 @@ def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in expected:
         raise ProtocolError(f"kind {show(kind)} is not one of {', '.join(sorted(expected))}")
+    for field in expected[kind]:
+        if field not in header:
+            raise ProtocolError(f"{kind} needs the header field {field!r}")
     for field, value in header.items():
         rule = _RULES.get(field)
         if rule is None:
@@ -226,8 +243,8 @@ def _state(field: str, value: Any) -> str:
 
 
 def _timing(field: str, value: Any) -> dict[str, float]:
-    if type(value) is not dict or len(value) > 32:
-        raise _refuse(field, value, "a map of at most 32 stages")
+    if type(value) is not dict or len(value) > MAX_STAGES:
+        raise _refuse(field, value, f"a map of at most {MAX_STAGES} stages")
     for stage, spent in value.items():
         if type(stage) is not str or type(spent) not in (int, float) or not math.isfinite(spent):
             raise _refuse(field, value, "a map of stage names to milliseconds")
