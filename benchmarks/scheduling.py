@@ -121,7 +121,7 @@ class Fleet:
             self._say(command.worker, 0.0, fields)
 
     def _join(self, worker: bytes) -> None:
-        hello = {"kind": "hello", "policy": "null", "incarnation": worker.ljust(16)}
+        hello = {"kind": "hello", "policy": "noop", "incarnation": worker.ljust(16)}
         for fields in (hello, {"kind": "ready", "slots": 1, "inference_ms": INFERENCE_S * 1e3}):
             header = {"v": 1, "epoch": 1, **fields}
             self._handle(WorkerMessage(worker, header, PAYLOAD))
@@ -130,7 +130,7 @@ class Fleet:
         self._sequences[robot] += 1
         client = robot.to_bytes(16, "big")
         header = {"v": 1, "kind": "infer", "id": RequestId(client, self._sequences[robot])}
-        header |= {"policy": "null", "deadline_ms": DEADLINE_MS, "session": "s"}
+        header |= {"policy": "noop", "deadline_ms": DEADLINE_MS, "session": "s"}
         sender = client[-5:]
         self._plan(after_s, RobotMessage(sender, (sender, b""), header, PAYLOAD))
 

@@ -163,7 +163,7 @@ class Team:
                 f"insecure={str(front.is_open).lower()}",
             ],
             "worker": [
-                *("env=aloha_sim", "model=tiny", "policy=null"),
+                *("env=aloha_sim", "model=tiny", "policy=noop"),
                 f"policy.action_horizon={HORIZON}",
                 f"policy.action_dim={ACTION_DIM}",
                 f"broker={inward}",

@@ -131,12 +131,12 @@ def test_it_serves_outside_the_clone(installed: Path, tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{backend}"
     try:
         outside.start("broker", f"frontend=tcp://127.0.0.1:{frontend}", f"backend={address}")
-        outside.start("worker", "env=libero", "policy=null", f"broker={address}")
+        outside.start("worker", "env=libero", "policy=noop", f"broker={address}")
         outside.start("worker", "env=aloha_sim", "model=tiny", f"broker={address}")
         eventually(outside.is_ready, "all are ready")
         with ZmqPolicyClient("127.0.0.1", frontend, policy="libero") as client:
             assert client.infer({}, deadline_s=WAIT_S)["actions"].shape[1] == 7
-            assert client.get_server_metadata()["model"] == "null"
+            assert client.get_server_metadata()["model"] == "noop"
     finally:
         codes = outside.stop()
     assert codes == [0, 0, 0]
