@@ -11,12 +11,15 @@ workers, most of a request's cost is theirs.
 
 from __future__ import annotations
 
-import argparse
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import gc
 import heapq
 import json
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -199,7 +202,12 @@ def _draw(axes: Any, rows: Sequence[Row], along: str, each: str) -> None:
         (drawn,) = axes.plot(places, [row.median_us for row in line], marker="o", label=label)
         without = [row.median_us - row.heartbeats_us for row in line]
         axes.plot(places, without, linestyle=":", color=drawn.get_color())
-    axes.axhline(BAR_US, color="crimson", linestyle="--", label="bar")
+    axes.axhline(
+        BAR_US,
+        color="crimson",
+        linestyle="--",
+        label=f"bar for {ROBOTS[-1]} robots, {WORKERS[-1]} workers",
+    )
     axes.set(xscale="log", xlabel=along)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -219,21 +227,21 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and save; the exit code is 0 whatever the numbers are."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Flags("python -m benchmarks.scheduling", __doc__)
     parser.add_argument("--requests", type=int, default=4_000, help="in each run")
     parser.add_argument("--repeats", type=int, default=9, help="runs of each combination")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     console = Console()
     with console.status("measuring"):
         rows = measure(options.requests, options.repeats)
     save(rows, options.folder)
     console.print(table(rows))
     worst = rows[-1]
-    verdict = "within" if worst.median_us < BAR_US else "ABOVE"
-    console.print(f"{worst.robots} robots, {worst.workers} workers: {verdict} {BAR_US:.0f} µs")
+    held = "within" if worst.median_us < BAR_US else "ABOVE"
+    console.print(f"{worst.robots} robots, {worst.workers} workers: {held} {BAR_US:.0f} µs")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

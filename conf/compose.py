@@ -19,6 +19,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.flags import run_command
 from conf.overrides import (
     FOLDER,
     ConfigError,
@@ -146,8 +147,7 @@ def command_line(name: str, schema: type[Schema], about: str) -> Schema:
     """Compose from `sys.argv`; `--help` prints and exits 0, a mistake prints one line, exits 2."""
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"{about}\n\n{usage(name)}")
-        raise SystemExit(0)
+        run_command(lambda: print(f"{about}\n\n{usage(name)}"))
     try:
         return compose(name, schema, arguments)
     except ConfigError as error:
