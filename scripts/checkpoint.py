@@ -149,7 +149,7 @@ def _readable_bytes(folder: Path) -> int:
 
 def _parser() -> Flags:
     parser = Flags("python -m scripts.checkpoint", __doc__)
-    shared = argparse.ArgumentParser(add_help=False)
+    shared = Flags("shared", add_help=False)
     shared.add_argument("checkpoint", help="folder, s3://bucket/prefix or gs://bucket/prefix")
     defaults = DownloadConfig()
     shared.add_argument("--cache-dir", help="for downloads; else OPENPI_DATA_HOME")
