@@ -29,8 +29,7 @@ LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
 _SHOWN = 200  # characters of a value in an error message
 
-Kinds = Dict[str, Tuple[str, ...]]
-"""Kinds of messages, each with the fields that it cannot do without."""
+Kinds = Dict[str, Tuple[str, ...]]  # of messages, each with the fields that it must have
 FROM_CLIENT: Kinds = dict.fromkeys(["infer", "reset", "metadata", "ping", "status"], ())
 TO_CLIENT: Kinds = {"result": (), "error": ("code",), "pong": ()}
 FROM_WORKER: Kinds = {
@@ -42,8 +41,11 @@ FROM_WORKER: Kinds = {
     "goodbye": (),
 }
 TO_WORKER: Kinds = {
-    **{"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch",)},
-    **{"who": (), "error": ()},
+    "welcome": ("epoch",),
+    "infer": ("id", "attempt", "epoch"),
+    "heartbeat": ("epoch",),
+    "who": (),
+    "error": (),
 }
 KINDS: Kinds = dict.fromkeys([*FROM_CLIENT, *TO_CLIENT, *FROM_WORKER, *TO_WORKER], ())
 
@@ -67,8 +69,7 @@ class RequestId(NamedTuple):
     client: bytes
     sequence: int
 
-    def __str__(self) -> str:
-        """As logs of every process show it."""
+    def __str__(self) -> str:  # as logs of every process show it
         return f"{self.client.hex()[:8]}/{self.sequence}"
 
 
@@ -90,8 +91,7 @@ def decode_header(frame: Frame, expected: Kinds = KINDS) -> Header:
         know are kept unchecked, so that later ones can add some.
 
     Raises:
-        ProtocolError: not a header, or a field is missing or out of its range; the message
-            names the field.
+        ProtocolError: not a header, or a field (then named) is missing or out of its range.
         VersionMismatch: another version's header.
     """
     size = len(frame)

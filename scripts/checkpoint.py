@@ -8,6 +8,11 @@ What is in object storage is downloaded first, to the same cache that workers us
 0 fine, 1 something is wrong with the checkpoint, 2 the command line.
 """
 
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import logging
 import sys
@@ -39,7 +44,7 @@ DTYPES = {"bfloat16": "BF16", "float32": "F32"}
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().parse_args(arguments)
+    given = _parser().read(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:
@@ -142,13 +147,9 @@ def _readable_bytes(folder: Path) -> int:
         return weights.nbytes * (2 if both else 1)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        "python -m scripts.checkpoint",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    shared = argparse.ArgumentParser(add_help=False)
+def _parser() -> Flags:
+    parser = Flags("python -m scripts.checkpoint", __doc__)
+    shared = Flags("shared", add_help=False)
     shared.add_argument("checkpoint", help="folder, s3://bucket/prefix or gs://bucket/prefix")
     defaults = DownloadConfig()
     shared.add_argument("--cache-dir", help="for downloads; else OPENPI_DATA_HOME")
@@ -169,4 +170,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

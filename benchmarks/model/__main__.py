@@ -6,6 +6,11 @@ an impression within a minute. Writes `results/model-NAME.json` and a picture be
 
 from __future__ import annotations
 
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import json
 import os
@@ -73,7 +78,7 @@ class Row:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Flags("python -m benchmarks.model", __doc__)
     parser.add_argument("--model", default="pi0", choices=["pi0", "pi05", "pi0_fast", "tiny"])
     parser.add_argument("--device", default="auto", choices=list(Device))
     parser.add_argument("--dtype", default="auto", choices=list(Dtype))
@@ -94,7 +99,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one run, batches 1 and 2")
     parser.add_argument("--name", help="of the results; default: model, device and depth")
-    given = parser.parse_args(arguments)
+    given = parser.read(arguments)
     if given.agreement and given.model == "pi0_fast":
         parser.error("--agreement: the answers of pi0_fast are tokens, which tests compare")
     if given.quick:
@@ -245,4 +250,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -36,6 +36,7 @@ def ur5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "conf" / "env" / "ur5.yaml").write_text(quoted("yaml"))
     (tmp_path / "ur5_robot.py").write_text(quoted("python"))
     monkeypatch.setattr(composing, "FOLDER", tmp_path / "conf")
+    monkeypatch.setattr("conf.overrides.FOLDER", tmp_path / "conf")
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "checkpoint"
     shutil.copytree(GOLDEN / "pi05_droid", folder, ignore=lambda *_: ["params"])
