@@ -22,7 +22,7 @@ from conf.compose import command_line
 from conf.logs import set_up
 from worker.config import WorkerConfig
 from worker.errors import WorkerError
-from worker.inference import Policy
+from worker.policy import Policy
 from worker.service import BROKEN, DRAIN_S, Service
 
 logger = logging.getLogger("worker")

@@ -32,7 +32,8 @@ from client.wire import (
     receive,
     send,
 )
-from worker.inference import Answer, Broken, Device, Job, Policy, Warm, decode_job, name_of
+from worker.inference import Answer, Broken, InferenceThread, Job, Warm, decode_job, name_of
+from worker.policy import Policy
 
 logger = logging.getLogger("worker")
 
@@ -71,7 +72,7 @@ class Service:
         self._incarnation = uuid.uuid4().bytes
         self._policy = policy
         self._introduce()
-        self._device = Device(policy, slots, batch_wait_s)
+        self._device = InferenceThread(policy, slots, batch_wait_s)
         self._in_hand: dict[tuple[RequestId, int, int], Job] = {}
         self._decoded: deque[Job] = deque()
         self._warm: Warm | None = None
