@@ -184,14 +184,14 @@ def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
         return _failure(job, error)
     except Exception as error:
         logger.exception(
-            "the policy failed on a request", extra={"about": {"request": name_of(job.id)}}
+            "the policy failed on a request", extra={"about": {"request": str(job.id)}}
         )
         reason = str(error).partition("\n")[0][:200]
         return _failure(
             job,
             errors.PolicyFailed(
                 f"the policy raised {type(error).__name__}: {reason} "
-                f"(request {name_of(job.id)} in the worker's log)"
+                f"(request {job.id} in the worker's log)"
             ),
         )
     timing = {
@@ -235,11 +235,6 @@ def _is_device_lost(error: Exception) -> bool:
     torch = sys.modules.get("torch")
     lost = getattr(torch, "AcceleratorError", DeviceLost)
     return isinstance(error, (DeviceLost, lost))
-
-
-def name_of(request: RequestId) -> str:
-    """A request's id as logs show it, the same in every process."""
-    return f"{request.client.hex()[:8]}/{request.sequence}"
 
 
 def _seeded(job: Job) -> dict[str, Any]:

@@ -13,7 +13,12 @@ Everything else is optional and looked up when the worker starts:
 
 from __future__ import annotations
 
+import operator
 from typing import Any, Protocol
+
+from client.body import encode_body
+from worker.errors import WorkerError
+from worker.events import Introduction
 
 Observation = dict[str, Any]
 """What a robot sent, decoded: nested dicts and lists of numpy arrays and plain values."""
@@ -33,3 +38,24 @@ class Policy(Protocol):
             worker.errors.DeviceLost: the device failed; the worker says goodbye and exits.
             Exception: anything else fails this request only, as `PolicyFailed`.
         """
+
+
+def introduce(policy: Policy, name: str, slots: int, incarnation: bytes) -> Introduction:
+    """What the policy says of itself, as every broker is told.
+
+    Raises:
+        client.errors.BadObservation: its metadata holds something that cannot be sent.
+        WorkerError: its `action_horizon` is no whole number, or its digest no text.
+    """
+    metadata: Any = getattr(policy, "metadata", {})
+    encoded = encode_body(metadata, buffers=False)
+    horizon, digest = metadata.get("action_horizon", 0), getattr(policy, "digest", "")
+    try:
+        whole = operator.index(horizon)
+    except TypeError as error:
+        raise WorkerError(
+            f"the policy's metadata has action_horizon={horizon!r}: a whole number is expected"
+        ) from error
+    if digest is not None and not isinstance(digest, str):
+        raise WorkerError(f"the policy's digest is {digest!r}: a text, or None, is expected")
+    return Introduction(incarnation, name, slots, whole, digest, encoded)
