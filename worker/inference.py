@@ -98,7 +98,7 @@ class InferenceThread(threading.Thread):
         return [self.reports.popleft() for _ in range(len(self.reports))]
 
     def run(self) -> None:
-        """Load and warm up, then infer for ever."""
+        """Load and warm up, then infer until the process ends or the device is lost."""
         try:
             load = getattr(self._policy, "load", None)
             if load is not None:
@@ -108,7 +108,7 @@ class InferenceThread(threading.Thread):
             while True:
                 for answer in self._answers(self._next_batch()):
                     self._report(answer)
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must end
             self._report(Broken(error))
 
     def _report(self, report: Report) -> None:
@@ -146,7 +146,7 @@ class InferenceThread(threading.Thread):
                 raise errors.PolicyFailed(
                     f"infer_batch answered {len(results)} of {len(observations)} observations"
                 )
-        except Exception as error:
+        except BaseException as error:
             if _is_device_lost(error):
                 raise
             logger.exception("a batch of %d failed: each is tried alone", len(observations))
@@ -154,9 +154,11 @@ class InferenceThread(threading.Thread):
         return results
 
     def _infer_one(self, observation: Observation) -> Any:
+        # Also `sys.exit()`, a KeyboardInterrupt or a cancelled coroutine of the policy's own:
+        # signals reach the main thread only, so none of them was meant for this process.
         try:
             return self._policy.infer(observation)
-        except Exception as error:
+        except BaseException as error:
             if _is_device_lost(error):
                 raise
             return error
@@ -176,24 +178,16 @@ def _checked_ms(said: Any) -> float | None:
 
 def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
     encoding = time.monotonic()
+    if isinstance(result, errors.PolicyError):
+        return _failure(job, result)
+    if isinstance(result, BaseException):
+        return _failure(job, _policy_failed(job, result))
     try:
-        if isinstance(result, Exception):
-            raise result
         payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
     except errors.PolicyError as error:
         return _failure(job, error)
-    except Exception as error:
-        logger.exception(
-            "the policy failed on a request", extra={"about": {"request": str(job.id)}}
-        )
-        reason = str(error).partition("\n")[0][:200]
-        return _failure(
-            job,
-            errors.PolicyFailed(
-                f"the policy raised {type(error).__name__}: {reason} "
-                f"(request {job.id} in the worker's log)"
-            ),
-        )
+    except Exception as error:  # noqa: BLE001 - it is logged, and told to the robot
+        return _failure(job, _policy_failed(job, error))
     timing = {
         "decode_ms": job.decode_ms,
         "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
@@ -201,6 +195,22 @@ def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
         "encode_ms": (time.monotonic() - encoding) * 1e3,
     }
     return Answer(job, {"kind": "result", "timing": timing}, payload)
+
+
+def _policy_failed(job: Job, error: BaseException) -> errors.PolicyFailed:
+    """What the robot is told of a policy's exception; the log gets its traceback."""
+    logger.error(
+        "the policy failed on a request",
+        exc_info=error,
+        extra={"about": {"request": str(job.id)}},
+    )
+    try:
+        reason = str(error).partition("\n")[0][:200]
+    except Exception:  # noqa: BLE001 - of a foreign `__str__`, where anything may happen
+        reason = "(it cannot be shown)"
+    return errors.PolicyFailed(
+        f"the policy raised {type(error).__name__}: {reason} (request {job.id} in the worker's log)"
+    )
 
 
 def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
@@ -230,7 +240,7 @@ def _deadline(job: Job) -> float:
     return job.received_at + seconds
 
 
-def _is_device_lost(error: Exception) -> bool:
+def _is_device_lost(error: BaseException) -> bool:
     """After an error of the accelerator itself, every later call to it fails too."""
     torch = sys.modules.get("torch")
     lost = getattr(torch, "AcceleratorError", DeviceLost)
