@@ -50,7 +50,8 @@ DRAIN_S = 0.8
 """Once stopped, an inference under way may still be answered for this long."""
 
 BEATS_TO_DRAIN = 2
-"""Of the broker's: one may have crossed the word that we drain, and work with it."""
+"""Of the broker's, before a drained worker leaves: with one that crossed the word that we drain,
+work may have come. They must take their usual time as well, as some come early."""
 
 SILENCE_S = 5.0
 """Of the broker, before we log that we are waiting for it."""
@@ -80,6 +81,7 @@ class Session:
         self._last_beat = 0  # while draining: the one after which nothing more can come
         self._heard_at = self._next_beat = now
         self._interval_s = FIRST_INTERVAL_S
+        self._leave_from = now  # while draining: at the earliest
         self._leave_at: float | None = None  # while draining: at the latest
         self._ended = False
         self._commands: list[Command] = []
@@ -189,6 +191,7 @@ class Session:
             self._goodbye("it was stopped", STOPPED)
             return
         self._leave_at = now + DRAIN_S
+        self._leave_from = now + BEATS_TO_DRAIN * self._interval_s
         self._last_beat = self._beat + BEATS_TO_DRAIN
         self._beat_or_hello(now)
 
@@ -200,7 +203,7 @@ class Session:
 
     def _beat_or_hello(self, now: float) -> None:
         self._next_beat = now + self._interval_s
-        if self._leave_at is not None and (self._is_drained() or now >= self._leave_at):
+        if self._leave_at is not None and (self._is_drained(now) or now >= self._leave_at):
             self._goodbye("it was stopped", STOPPED)
             return
         if now - self._heard_at > SILENCE_S:
@@ -211,9 +214,11 @@ class Session:
             return
         self._say({"kind": "heartbeat", "n": self._beat, "ids": self._ids(), "state": self.state})
 
-    def _is_drained(self) -> bool:
+    def _is_drained(self, now: float) -> bool:
         """Whether all is answered, also what was on its way when we said that we drain."""
-        return not self.in_hand and (self.epoch is None or self._beat >= self._last_beat)
+        if self.in_hand or self.epoch is None:
+            return not self.in_hand
+        return self._beat >= self._last_beat and now >= self._leave_from
 
     def _ids(self) -> list[list[Any]]:
         """What is in hand for this broker; of too many, the newest that a header has room for.

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from tests.simulation import schedule as s
-from tests.simulation.schedule import RobotSpec, Schedule, Setting, Step, WorkerSpec
+from tests.simulation.schedule import EFFECTS, RobotSpec, Schedule, Setting, Step, WorkerSpec
 from tests.simulation.worker_seat import LIES
 
 TROUBLE_S = 2.2  # from the start; peace begins after the last step
@@ -117,7 +117,7 @@ def _ask(random: Random, robot: int, policy: str, moment: float) -> s.Ask:
         session=random.choice(("", "", "x")),
         priority=random.choice((0, 1, 1, 1, 5)),
         size=random.choice((0, 20, 60)),
-        effect=random.choices(("good", "bad", "kills", "empty"), (93, 4, 1, 2))[0],
+        effect=random.choices(EFFECTS, (90, 4, 1, 2, 2, 1))[0],
     )
 
 
@@ -181,6 +181,7 @@ MOODS: Mapping[str, tuple[str, ...]] = {
     "network": ("cut", "cut", "partition", "delay"),
     "reconnections": ("cut", "cut", "cut", "delay", "pause", "restart"),
     "workers": ("crash", "drain", "stall", "hang", "slow"),
+    "rollout": ("drain", "drain", "drain", "drain", "restart"),
     "broker": ("restart", "pause", "jump", "cut"),
     "lies": ("forge", "forge", "forge", "hang", "cut"),
     "everything": tuple(TROUBLES),

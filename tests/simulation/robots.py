@@ -49,6 +49,9 @@ class Robot:
     def again(self) -> None:
         """The program sends its last message again; only where it may."""
 
+    def missed(self, socket: Socket, message: Message) -> None:
+        """An answer to what was given up."""
+
     def rest(self) -> None:
         """The program makes no further calls."""
 

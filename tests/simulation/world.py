@@ -96,6 +96,7 @@ class World:
     def delay(self, peer: str, extra_s: float) -> None:
         """From now on a peer's messages take this much longer."""
         self.links[peer].extra_s = extra_s
+        self.links[peer].disturbances += 1
 
     def restart(self, down_s: float, gently: bool) -> None:
         """End the broker and start it again."""
@@ -143,6 +144,8 @@ class World:
                 if seat.comes_back:
                     return f"{seat.name} has not come back"
                 continue
+            if seat.process.session.state == "draining":
+                return f"{seat.name} has not left yet"
             worker = core.pool.by_id.get(seat.process.identity)
             live.add(seat.process.identity)
             if worker is None or not self.broker.reaches(seat.process):
