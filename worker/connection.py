@@ -10,7 +10,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from client import errors
 from client.connection import reconnect_soon
-from client.keys import Key, verdict
+from client.keys import Key, key_refusal
 from client.wire import TO_WORKER, Header, decode_header, encode_header, receive, send
 from worker.events import Payload, Received
 
@@ -68,7 +68,7 @@ class Connection:
         """
         while (frames := receive(self._monitor)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
-            reason = verdict(event["event"], event["value"], self._key)
+            reason = key_refusal(event["event"], event["value"], self._key)
             if reason:
                 return reason
             logger.warning("%s answers, but not as a broker for us", self.endpoint)

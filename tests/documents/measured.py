@@ -1,4 +1,4 @@
-"""`python -m tests.documents.measured`: writes what was measured into `docs/operations.md`.
+"""`python -m tests.documents.measured`: writes what was measured into `docs/measurements.md`.
 
 Out of `benchmarks/results/`, so that the document never says what no run has shown. `--check` only
 compares, and exits 1 if the document is out of date.
@@ -15,7 +15,7 @@ from typing import Any
 from tests.documents import written
 
 ROOT = Path(__file__).parents[2]
-DOCUMENT, RESULTS = ROOT / "docs" / "operations.md", ROOT / "benchmarks" / "results"
+DOCUMENT, RESULTS = ROOT / "docs" / "measurements.md", ROOT / "benchmarks" / "results"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 Result = Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""`docs/operations.md` shows what the results say, and says where nothing was run."""
+"""`docs/measurements.md` shows what the results say, and says where nothing was run."""
 
 from __future__ import annotations
 
