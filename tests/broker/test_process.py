@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
 import re
@@ -54,9 +55,11 @@ def broker(
     *,
     ignored: Sequence[signal.Signals] = (),
     terminal: int | None = None,
+    frontend: str = "",
 ) -> Iterator[Running]:
     """Start one, with these signals ignored or as the leader of this terminal's session."""
     front, back = free_ports(2)
+    frontend = frontend or f"tcp://127.0.0.1:{front}"
     die = die_with(os.getpid())
 
     def prepare() -> None:
@@ -67,8 +70,8 @@ def broker(
             os.close(os.open(os.ttyname(terminal), os.O_RDWR))  # a leader's first is its own
 
     log = folder / "broker.log"
-    command = [sys.executable, "-m", "broker"]
-    command += [f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}"]
+    command = [sys.executable, "-m", "broker", f"frontend={frontend}"]
+    command += [f"backend=tcp://127.0.0.1:{back}"]
     with (
         open(log, "wb") as file,
         subprocess.Popen(
@@ -89,6 +92,22 @@ def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [sys.executable, *command], capture_output=True, text=True, timeout=WAIT_S, **options
     )
+
+
+def test_a_bug_that_ends_it_is_logged_as_other_lines_are() -> None:
+    front, back = free_ports(2)
+    program = (
+        "import runpy, sys; from broker.shell import Shell\n"
+        "def run(self): raise KeyError('planted')\n"
+        "Shell.run = run\n"
+        "runpy.run_module('broker', run_name='__main__', alter_sys=True)"
+    )
+    settings = [f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}"]
+    done = run("-c", program, *settings, "log_format=json")
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["level"], last["message"]) == ("error", "stopped by a bug: please report it")
+    assert "KeyError: 'planted'" in last["traceback"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -208,6 +227,26 @@ def test_an_address_in_use_is_told_by_its_setting(tmp_path: Path, door: str) -> 
     assert done.returncode == 3
     assert f"cannot bind {door}={taken}: it is in use. Is another broker running" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_path_in_use_is_not_taken_from_another_broker(tmp_path: Path) -> None:
+    taken = f"ipc://{tmp_path}/taken"
+    with broker(tmp_path, frontend=taken):
+        done = run("-m", "broker", f"frontend={taken}", f"backend=ipc://{tmp_path}/other")
+    assert done.returncode == 3
+    assert f"cannot bind frontend={taken}: it is in use. Is another broker" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    with broker(tmp_path, frontend=taken) as running:  # one that was killed leaves its path behind
+        running.process.terminate()
+        running.end()
+
+
+def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("important")
+    done = run("-m", "broker", f"frontend=ipc://{tmp_path}/notes", f"backend=ipc://{tmp_path}/b")
+    assert done.returncode == 3
+    assert "a file of that name is there, and it is no socket" in done.stderr
+    assert (tmp_path / "notes").read_text() == "important"
 
 
 @pytest.mark.parametrize("missing", ["hydra", "omegaconf"])
