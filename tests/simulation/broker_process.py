@@ -235,7 +235,12 @@ class BrokerProcess:
         if isinstance(command, ToRobot):
             connection = self._routes["robots"].get(plain(command.envelope)[0])
             if connection is not None:
-                frames = [*command.envelope[1:], encode_header(command.header), *command.payload]
+                header, payload = command.header, command.payload
+                if connection.link.misleads and "id" in header:
+                    connection.link.misleads = False
+                    client, sequence = header["id"]
+                    header, payload = {**header, "id": [client, sequence + 1]}, [FORGED]
+                frames = [*command.envelope[1:], encode_header(header), *payload]
                 connection.send(False, plain(frames))
         elif isinstance(command, ToWorker):
             connection = self._routes["workers"].get(command.worker)

@@ -171,6 +171,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "cut": _cut,
     "partition": _partition,
     "delay": lambda r, w, at: s.Delay(at, _any_peer(r, w), r.choice((0.02, 0.1, 0.3)), _seconds(r)),
+    "mislead": lambda r, w, at: s.Mislead(at, r.randrange(len(w.robots))),
     "restart": lambda r, w, at: s.Restart(at, r.choice((0.01, 0.1, 0.5)), r.random() < 0.3),
     "pause": lambda r, w, at: s.Pause(at, _seconds(r), r.random() < 0.7),
     "jump": lambda r, w, at: s.Jump(at, r.choice((0.05, 0.5, 3.0, 100.0))),
@@ -183,6 +184,6 @@ MOODS: Mapping[str, tuple[str, ...]] = {
     "workers": ("crash", "drain", "stall", "hang", "slow"),
     "rollout": ("drain", "drain", "drain", "drain", "restart"),
     "broker": ("restart", "pause", "jump", "cut"),
-    "lies": ("forge", "forge", "forge", "hang", "cut"),
+    "lies": ("forge", "forge", "forge", "mislead", "hang", "cut"),
     "everything": tuple(TROUBLES),
 }

@@ -66,6 +66,7 @@ class Link:
         self.under_way = 0  # messages
         self.random = Random(f"{seed}/{name}")
         self.disturbances = 0  # so far
+        self.misleads = False  # is the next answer to be another's?
         self._blocked = 0  # by how many faults at once
         self._blockades = 0
 
@@ -98,6 +99,7 @@ class Link:
     def heal(self) -> None:
         """Nothing is held up or delayed any more, and every broken connection is known."""
         self.extra_s = 0.0
+        self.misleads = False
         while self.is_blocked:
             self.unblock()
         for connection in [each for each in self.connections if each.is_cut]:

@@ -256,6 +256,16 @@ class Delay(Step):
 
 
 @dataclass(frozen=True)
+class Mislead(Step):
+    """A robot with our client gets its next answer under the id of another request."""
+
+    robot: int
+
+    def happen(self, world: World) -> None:
+        world.mislead(self.robot)
+
+
+@dataclass(frozen=True)
 class Restart(Step):
     """The broker is killed, or told to stop if `gently`, and started again."""
 
