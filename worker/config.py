@@ -4,9 +4,10 @@ Torch is not imported here: settings are read and the broker is greeted before t
 What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
@@ -46,12 +47,36 @@ class Normalization(StrEnum):
     quantile = "quantile"
 
 
-class Device(StrEnum):
-    """Where the model runs; `auto` is CUDA where there is one."""
+class Device(str):
+    """Where the model runs: `cpu`, `cuda`, `cuda:N` or `auto`, which is CUDA where there is one.
 
-    cpu = "cpu"
-    cuda = "cuda"
-    auto = "auto"
+    `cuda:N` is the GPU of that number, from 0; `cuda` alone is the first.
+    """
+
+    cpu: ClassVar["Device"]
+    cuda: ClassVar["Device"]
+    auto: ClassVar["Device"]
+
+    def __new__(cls, name: str) -> "Device":
+        """Check the name; whether this machine has such a device is seen when a model is loaded.
+
+        Raises:
+            SettingsError: it names no device.
+        """
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|auto", name, re.ASCII):
+            raise SettingsError(
+                f"device={name} is none of cpu, cuda, cuda:N (the GPU number N, from 0) and auto"
+            )
+        return super().__new__(cls, name)
+
+    @property
+    def number(self) -> int | None:
+        """Of the GPU, where the name says one."""
+        _, _, number = self.partition(":")
+        return int(number) if number else None
+
+
+Device.cpu, Device.cuda, Device.auto = Device("cpu"), Device("cuda"), Device("auto")
 
 
 class Dtype(StrEnum):
@@ -241,7 +266,7 @@ class WorkerConfig:
     tokenizer: str | None = MISSING
     fast_tokenizer: str | None = MISSING
     download: DownloadConfig = MISSING
-    device: Device = MISSING
+    device: str = MISSING
     dtype: Dtype = MISSING
     num_steps: int = MISSING
     seed: int = MISSING
@@ -250,7 +275,12 @@ class WorkerConfig:
     log_format: LogFormat = LogFormat.text
 
     def __post_init__(self) -> None:
-        """Refuse a flow without steps and a seed that numpy can't take."""
+        """Refuse values of the right type that no worker could have.
+
+        Raises:
+            SettingsError: the message names the key.
+        """
+        Device(self.device)
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
         if not self.name:

@@ -20,11 +20,28 @@ _LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
 
 
 def choose_device(device: Device) -> torch.device:
-    """The torch device of the setting. Raises `SettingsError` for CUDA where there is none."""
+    """The torch device of the setting; a GPU becomes the calling thread's current one.
+
+    Streams, graphs and pinned memory are taken from the current GPU where nobody names one, so
+    load and run a model on the same thread.
+
+    Raises:
+        SettingsError: CUDA, or the GPU of that number, is not here.
+    """
     has_cuda = torch.cuda.is_available()
-    if device is Device.cuda and not has_cuda:
-        raise SettingsError("device=cuda: torch finds no CUDA device here; use device=cpu")
-    return torch.device("cuda" if has_cuda and device is not Device.cpu else "cpu")
+    if device == Device.cpu or (device == Device.auto and not has_cuda):
+        return torch.device("cpu")
+    if not has_cuda:
+        raise SettingsError(f"device={device}: torch finds no CUDA device here; use device=cpu")
+    if device.number is None:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    if device.number >= count:
+        raise SettingsError(
+            f"device={device}: torch finds {count} CUDA devices here, cuda:0 to cuda:{count - 1}"
+        )
+    torch.cuda.set_device(device.number)
+    return torch.device("cuda", device.number)
 
 
 def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> torch.dtype:
@@ -40,11 +57,15 @@ def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> 
 
 
 def ensure_room(needed: int, device: torch.device) -> None:
-    """Raises `SettingsError` where `device` has no room for weights of `needed` bytes."""
+    """Check that `device` has room for weights of `needed` bytes.
+
+    Raises:
+        SettingsError: it has not; the message says what would help.
+    """
     free = free_bytes(device)
     if free is not None and needed * SPARE > free:
         raise SettingsError(
-            f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device.type}, and"
+            f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device}, and"
             f" {free / 1e9:.1f} GB are free: free some, take dtype=bfloat16, or a smaller model="
         )
 

@@ -24,6 +24,26 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     assert choose_device(Device.cpu) == CPU
 
 
+def test_the_gpu_of_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device(Device("cuda:7")) == torch.device("cuda:7")
+    assert chosen == [7]
+    with pytest.raises(SettingsError, match="device=cuda:8: torch finds 8 .* cuda:0 to cuda:7"):
+        choose_device(Device("cuda:8"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="device=cuda:0: torch finds no CUDA device"):
+        choose_device(Device("cuda:0"))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "", "cuda:0 "])
+def test_names_that_are_no_device(name: str) -> None:
+    with pytest.raises(SettingsError, match="is none of cpu, cuda, cuda:N"):
+        Device(name)
+
+
 @pytest.mark.parametrize(
     ("dtype", "device", "fast_cpu", "embedded", "expected"),
     [
