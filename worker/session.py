@@ -23,12 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 from client import errors
-from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header, RequestId
+from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header
 from worker.events import (
     BROKEN,
     REFUSED,
     STOPPED,
     Answered,
+    Attempt,
     Command,
     Event,
     Exit,
@@ -43,6 +44,7 @@ from worker.events import (
     Stop,
     Tick,
     Undecodable,
+    attempt_of,
 )
 from worker.stages import fit_timing
 
@@ -62,9 +64,6 @@ FIRST_INTERVAL_S = 0.1
 _NEEDED = {"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch", "n")}
 _ROOM_FOR_IDS = MAX_HEADER - 512
 _ID_BYTES = 24  # of one member of `ids`, without the client that it names
-
-Attempt = tuple[RequestId, int, int]
-"""What a request in hand is known by: its id, the attempt's number, the broker's epoch."""
 
 
 class Session:
@@ -291,11 +290,6 @@ class Session:
     def _exit(self, code: int) -> None:
         self._ended = True
         self._commands.append(Exit(code))
-
-
-def attempt_of(request: Header) -> Attempt:
-    """What a request is known by while it is in hand; `request` is the header of its `infer`."""
-    return request["id"], request["attempt"], request["epoch"]
 
 
 def _too_large(size: int, limit: int) -> errors.PolicyFailed:

@@ -6,8 +6,8 @@ import pytest
 
 from client.wire import Header
 from tests.simulation.mutant import Mutant, Patch, check_is_caught
-from worker.events import Answered, Payload, Received, Send, Undecodable
-from worker.session import Session, attempt_of
+from worker.events import Answered, Payload, Received, Send, Undecodable, attempt_of
+from worker.session import Session
 
 
 def _forgets_what_cannot_be_decoded(patch: Patch) -> None:

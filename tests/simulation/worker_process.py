@@ -33,8 +33,9 @@ from worker.events import (
     Stop,
     Tick,
     Undecodable,
+    attempt_of,
 )
-from worker.session import DRAIN_S, Session, attempt_of
+from worker.session import DRAIN_S, Session
 
 FORGED = b"forged"  # the payload of a lie
 
