@@ -1,7 +1,8 @@
 """The worker's settings: the types that `conf/worker.yaml` is checked against.
 
 Torch is not imported here: settings are read and the broker is greeted before torch is loaded.
-What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
+The meaning of each key is written beside it in `conf/`; here are the types, and the checks that
+types alone cannot make. Each class raises `SettingsError` for values that could never work.
 """
 
 import re
@@ -15,7 +16,7 @@ from client.wire import MAX_SLOTS
 from worker.errors import SettingsError
 
 LONGEST_WAIT_S = 10.0
-"""For a batch to fill: by then most robots have given up."""
+"""The longest that a batch may wait for others; most robots have given up by then."""
 
 IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
@@ -71,7 +72,7 @@ class Device(str):
 
     @property
     def number(self) -> int | None:
-        """Of the GPU, where the name says one."""
+        """The GPU's number, where the name has one."""
         _, _, number = self.partition(":")
         return int(number) if number else None
 
@@ -202,7 +203,11 @@ class ModelConfig:
 
     @property
     def action_expert(self) -> ExpertConfig:
-        """The expert of a flow model. Raises `SettingsError` where there is none."""
+        """The expert of a flow model.
+
+        Raises:
+            SettingsError: there is none.
+        """
         if self.expert is None:
             raise SettingsError(
                 f"model.expert=null: model.architecture={self.architecture} needs it"
@@ -240,7 +245,7 @@ class RuntimeConfig:
 
 @dataclass
 class DownloadConfig:
-    """Where checkpoints in object storage are had from, and kept (`download`)."""
+    """Where checkpoints in object storage are downloaded from, and where they are kept."""
 
     cache_dir: str | None = None
     s3_endpoint: str | None = None
@@ -254,7 +259,7 @@ class DownloadConfig:
 
 @dataclass
 class WorkerConfig:
-    """All of `python -m worker`. `policy` is free in form: its keys are its own class's."""
+    """All settings of `python -m worker`. The keys of `policy` are those of its own class."""
 
     env: EnvConfig = MISSING
     model: ModelConfig = MISSING

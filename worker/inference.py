@@ -1,4 +1,4 @@
-"""The thread that the policy lives on, so that a long inference never silences the heartbeat."""
+"""The thread that runs the policy, so that a long inference never silences the heartbeat."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of a job: the header's fields and the payload."""
+    """The answer to a job: its header's fields and its payload."""
 
     job: Job
     fields: Header
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Warm:
-    """The policy is ready; one inference takes this long, if it knows."""
+    """The policy is loaded and warm; `inference_ms` is None where it does not say."""
 
     inference_ms: float | None
 
@@ -70,14 +70,14 @@ InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
 
 class InferenceThread(threading.Thread):
-    """Loads a policy, warms it up and runs jobs: those that wait together as one batch.
+    """Loads a policy, warms it up, and runs jobs; those that wait together run as one batch.
 
-    Reports are taken from `reports`; `wake_fd` becomes readable with each.
+    `wake_fd` becomes readable with each report, and `take_reports` returns them.
     """
 
     def __init__(self, policy: Policy, largest_batch: int = 1, batch_wait_s: float = 0.0) -> None:
         """`batch_wait_s`: how long a batch with one job waits for others."""
-        super().__init__(name="device", daemon=True)
+        super().__init__(name="inference", daemon=True)
         self._infer_batch: InferBatch | None = getattr(policy, "infer_batch", None)
         self._largest = largest_batch if self._infer_batch is not None else 1
         self._batch_wait_s = batch_wait_s
@@ -91,8 +91,8 @@ class InferenceThread(threading.Thread):
         self._jobs.put(job)
 
     def take_reports(self) -> list[Report]:
-        """All reports so far; clears `wake_fd`."""
-        # First the signal, then the reports: one that comes in between signals again.
+        """Take all reports so far, and clear `wake_fd`."""
+        # The signal is cleared first: a report that comes in between signals again.
         with suppress(BlockingIOError):
             os.eventfd_read(self.wake_fd)
         return [self.reports.popleft() for _ in range(len(self.reports))]
@@ -137,7 +137,7 @@ class InferenceThread(threading.Thread):
         return answers
 
     def _infer(self, observations: list[Observation]) -> Sequence[Any]:
-        """A result or an exception for each; raises only what ends the process."""
+        """A result or an exception for each observation; raises an error of the device itself."""
         if len(observations) < 2 or self._infer_batch is None:
             return [self._infer_one(observation) for observation in observations]
         try:
@@ -225,7 +225,7 @@ def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | 
 
 
 def decode_job(header: Header, frames: Sequence[Frame]) -> Job:
-    """Decode what the broker sent.
+    """Decode the body of a request.
 
     Raises:
         errors.ProtocolError: the body is not one.
@@ -241,7 +241,7 @@ def _deadline(job: Job) -> float:
 
 
 def _is_device_lost(error: BaseException) -> bool:
-    """After an error of the accelerator itself, every later call to it fails too."""
+    """Whether the accelerator itself failed, after which every later call to it fails too."""
     torch = sys.modules.get("torch")
     lost = getattr(torch, "AcceleratorError", DeviceLost)
     return isinstance(error, (DeviceLost, lost))

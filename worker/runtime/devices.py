@@ -1,4 +1,4 @@
-"""Choosing device and dtype, whether a model fits, and what a device's own failure looks like."""
+"""Choosing a device and a dtype, checking that a model fits, and telling when a device failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,10 +13,10 @@ from worker.errors import DeviceLost, SettingsError
 from worker.models.attention import cpu_has_bfloat16
 
 SPARE = 1.1
-"""Activations and the piece that is being rearranged come on top of the weights."""
+"""Memory needed, as a multiple of the weights: activations and rearranged copies come on top."""
 
 _LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
-"""How the messages begin by which libraries say that the device failed them."""
+"""Beginnings of the messages by which libraries report that the device itself failed."""
 
 
 def choose_device(device: Device) -> torch.device:
@@ -71,7 +71,7 @@ def ensure_room(needed: int, device: torch.device) -> None:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that could still be had on `device`; None where nobody says."""
+    """Bytes of memory that are free on `device`; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -83,7 +83,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """`array` on `device`; to CUDA through pinned memory, without waiting for it."""
+    """Copy `array` to `device`; to CUDA through pinned memory and without waiting for the copy."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -91,10 +91,13 @@ def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def losing(device: torch.device) -> Iterator[None]:
-    """Raises `DeviceLost` for an error after which every later call to `device` fails too.
+def watch_for_loss(device: torch.device) -> Iterator[None]:
+    """Tell errors of `device` itself, after which all later calls fail too, from all others.
 
-    Too little memory is none of them: a smaller batch may go on.
+    Running out of memory is not one of them: a smaller batch may still succeed.
+
+    Raises:
+        DeviceLost: instead of the library's own error.
     """
     try:
         yield
