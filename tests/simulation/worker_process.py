@@ -90,7 +90,7 @@ class WorkerProcess:
         self._hung_until = 0.0
         self._wake = float("inf")
         self._stop_at = float("inf")
-        self._left_early = self._is_refused = False
+        self._left_early = self._is_refused = self._is_told_to_stop = False
         self._last_connection: Connection | None = None
         self._calm_drain: tuple[int, Connection | None] | None = None  # see `missed`
         self._stopped: list[tuple[Any, ...]] | None = None  # SIGSTOP: what waits for SIGCONT
@@ -120,8 +120,9 @@ class WorkerProcess:
         self._end("crashed")
 
     def drain(self) -> None:
-        """As on SIGTERM; a second one is not sent."""
-        if self.session.state != "draining":
+        """As on SIGTERM. The operator sends one only; of several to a stopped process one comes."""
+        if not self._is_told_to_stop:
+            self._is_told_to_stop = True
             self._run(self._stop)
 
     def _stop(self) -> None:
