@@ -122,6 +122,7 @@ def _open(
         _check_path(endpoint)
         socket.bind(endpoint)
     except (OSError, zmq.ZMQError) as error:
+        socket.close()
         raise CannotBind(_reason(name, endpoint, error.errno, str(error))) from error
     return socket
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pty
-import re
 import signal
 import subprocess
 import sys
@@ -55,11 +54,9 @@ def broker(
     *,
     ignored: Sequence[signal.Signals] = (),
     terminal: int | None = None,
-    frontend: str = "",
 ) -> Iterator[Running]:
     """Start one, with these signals ignored or as the leader of this terminal's session."""
     front, back = free_ports(2)
-    frontend = frontend or f"tcp://127.0.0.1:{front}"
     die = die_with(os.getpid())
 
     def prepare() -> None:
@@ -70,8 +67,8 @@ def broker(
             os.close(os.open(os.ttyname(terminal), os.O_RDWR))  # a leader's first is its own
 
     log = folder / "broker.log"
-    command = [sys.executable, "-m", "broker", f"frontend={frontend}"]
-    command += [f"backend=tcp://127.0.0.1:{back}"]
+    command = [sys.executable, "-m", "broker"]
+    command += [f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}"]
     with (
         open(log, "wb") as file,
         subprocess.Popen(
@@ -198,55 +195,13 @@ def test_a_signal_while_it_starts_is_told_as_well() -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("address", "advice"),
-    [
-        ("tcp://203.0.113.7:{port}", r"no such address.* frontend=tcp://0\.0\.0\.0:{port}"),
-        ("tcp://no-such-interface:{port}", r"network interface of that name.*=tcp://0\.0\.0\.0"),
-        ("ipc:///no/such/folder/broker", "its folder does not exist"),
-    ],
-)
-def test_an_address_that_cannot_be_bound_is_told_with_what_to_do(address: str, advice: str) -> None:
+def test_an_address_that_cannot_be_bound_ends_it_with_one_line_and_3() -> None:
     front, back = free_ports(2)
-    settings = [f"frontend={address.format(port=front)}", f"backend=tcp://127.0.0.1:{back}"]
+    settings = [f"frontend=tcp://203.0.113.7:{front}", f"backend=tcp://127.0.0.1:{back}"]
     done = run("-m", "broker", *settings, "insecure=true")
     assert done.returncode == 3
-    assert re.search(advice.format(port=front), done.stderr), done.stderr
+    assert f"cannot bind frontend=tcp://203.0.113.7:{front}: this machine has no" in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("door", ["frontend", "backend"])
-def test_an_address_in_use_is_told_by_its_setting(tmp_path: Path, door: str) -> None:
-    with broker(tmp_path) as running:
-        match = re.search(r"robots at (\S+), workers at (\S+)", running.log())
-        assert match is not None
-        taken = match[1] if door == "frontend" else match[2]
-        (free,) = free_ports(1)
-        other = "backend" if door == "frontend" else "frontend"
-        done = run("-m", "broker", f"{door}={taken}", f"{other}=tcp://127.0.0.1:{free}")
-    assert done.returncode == 3
-    assert f"cannot bind {door}={taken}: it is in use. Is another broker running" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-def test_a_path_in_use_is_not_taken_from_another_broker(tmp_path: Path) -> None:
-    taken = f"ipc://{tmp_path}/taken"
-    with broker(tmp_path, frontend=taken):
-        done = run("-m", "broker", f"frontend={taken}", f"backend=ipc://{tmp_path}/other")
-    assert done.returncode == 3
-    assert f"cannot bind frontend={taken}: it is in use. Is another broker" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    with broker(tmp_path, frontend=taken) as running:  # one that was killed leaves its path behind
-        running.process.terminate()
-        running.end()
-
-
-def test_a_file_is_not_replaced_by_a_socket(tmp_path: Path) -> None:
-    (tmp_path / "notes").write_text("important")
-    done = run("-m", "broker", f"frontend=ipc://{tmp_path}/notes", f"backend=ipc://{tmp_path}/b")
-    assert done.returncode == 3
-    assert "a file of that name is there, and it is no socket" in done.stderr
-    assert (tmp_path / "notes").read_text() == "important"
 
 
 @pytest.mark.parametrize("missing", ["hydra", "omegaconf"])
