@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from client.wire import MAX_SLOTS
+from client.wire import MAX_NAME, MAX_SLOTS
 from worker.errors import SettingsError
 
 LONGEST_WAIT_S = 10.0
@@ -288,8 +288,9 @@ class WorkerConfig:
         Device(self.device)
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
-        if not self.name:
-            raise SettingsError("name= must not be empty: it is what robots ask for")
+        if not 0 < len(self.name) <= MAX_NAME:
+            limit = f"must not be empty, nor longer than {MAX_NAME} characters"
+            raise SettingsError(f"name= {limit}: it is what robots ask for")
 
 
 def _at_least(where: str, config: object, least: float, *keys: str) -> None:

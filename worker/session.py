@@ -52,14 +52,15 @@ DRAIN_S = 0.8
 """Once stopped, an inference under way may still be answered for this long."""
 
 BEATS_TO_DRAIN = 2
-"""Of the broker's, before a drained worker leaves: with one that crossed the word that we drain,
-work may have come. They must take their usual time as well, as some come early."""
+"""How many heartbeats of the broker a drained worker waits for before it leaves, and for how many
+intervals: the broker may have sent work, and one heartbeat after it, before it heard that the
+worker drains, and some heartbeats come before their time."""
 
 SILENCE_S = 5.0
-"""Of the broker, before we log that we are waiting for it."""
+"""How long a broker may say nothing before that is logged."""
 
 FIRST_INTERVAL_S = 0.1
-"""Between two hellos, until the broker says its own interval."""
+"""Time between two hellos, until the broker says its own interval."""
 
 _NEEDED = {"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch", "n")}
 _ROOM_FOR_IDS = MAX_HEADER - 512
@@ -103,7 +104,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        """As the broker is told: warming, ready or draining."""
+        """What the broker is told of this worker: warming, ready or draining."""
         if self._leave_at is not None:
             return "draining"
         return "warming" if self._warm is None else "ready"
@@ -115,7 +116,7 @@ class Session:
         return self._next_beat
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """What is to be done about an event. After `Exit` nothing ever is."""
+        """Take in an event; returns what to do about it. After `Exit` that is nothing."""
         if not self._ended:
             self._events[type(event)](event, now)
         commands, self._commands = self._commands, []
@@ -214,16 +215,16 @@ class Session:
         self._say({"kind": "heartbeat", "n": self._beat, "ids": self._ids(), "state": self.state})
 
     def _is_drained(self, now: float) -> bool:
-        """Whether all is answered, also what was on its way when we said that we drain."""
+        """Whether everything is answered, also what was on its way when the worker was stopped."""
         if self.in_hand or self.epoch is None:
             return not self.in_hand
         return self._beat >= self._last_beat and now >= self._leave_from
 
     def _ids(self) -> list[list[Any]]:
-        """What is in hand for this broker; of too many, the newest that a header has room for.
+        """The requests in hand for this broker; if a header has no room for all, the newest.
 
-        There are too many when the broker forgot this worker's first requests: it gave others,
-        and no longer waits for those that are left out here.
+        There can be too many only where the broker has forgotten older ones and given new ones in
+        their place. It no longer waits for those that are left out here.
         """
         ids: list[list[Any]] = []
         room = _ROOM_FOR_IDS

@@ -204,6 +204,7 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
         "device=gpu",
         "device=cuda:x",
         "name=''",
+        f"name={'x' * 129}",
         "runtime.slots=0",
         "runtime.threads=0",
         "env.control_hz=0",
