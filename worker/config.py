@@ -1,20 +1,22 @@
 """The worker's settings: the types that `conf/worker.yaml` is checked against.
 
 Torch is not imported here: settings are read and the broker is greeted before torch is loaded.
-What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
+The meaning of each key is written beside it in `conf/`; here are the types, and the checks that
+types alone cannot make. Each class raises `SettingsError` for values that could never work.
 """
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from client.wire import MAX_SLOTS
-from worker.errors import ConfigError
+from client.wire import MAX_NAME, MAX_SLOTS
+from worker.errors import SettingsError
 
 LONGEST_WAIT_S = 10.0
-"""For a batch to fill: by then most robots have given up."""
+"""The longest that a batch may wait for others; most robots have given up by then."""
 
 IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
@@ -46,12 +48,36 @@ class Normalization(StrEnum):
     quantile = "quantile"
 
 
-class Device(StrEnum):
-    """Where the model runs; `auto` is CUDA where there is one."""
+class Device(str):
+    """Where the model runs: `cpu`, `cuda`, `cuda:N` or `auto`, which is CUDA where there is one.
 
-    cpu = "cpu"
-    cuda = "cuda"
-    auto = "auto"
+    `cuda:N` is the GPU of that number, from 0; `cuda` alone is the first.
+    """
+
+    cpu: ClassVar["Device"]
+    cuda: ClassVar["Device"]
+    auto: ClassVar["Device"]
+
+    def __new__(cls, name: str) -> "Device":
+        """Check the name; whether this machine has such a device is seen when a model is loaded.
+
+        Raises:
+            SettingsError: it names no device.
+        """
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|auto", name, re.ASCII):
+            raise SettingsError(
+                f"device={name} is none of cpu, cuda, cuda:N (the GPU number N, from 0) and auto"
+            )
+        return super().__new__(cls, name)
+
+    @property
+    def number(self) -> int | None:
+        """The GPU's number, where the name has one."""
+        _, _, number = self.partition(":")
+        return int(number) if number else None
+
+
+Device.cpu, Device.cuda, Device.auto = Device("cpu"), Device("cuda"), Device("auto")
 
 
 class Dtype(StrEnum):
@@ -86,7 +112,7 @@ class EnvConfig:
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
         if "." not in self.robot and self.robot not in list(Robot):
-            raise ConfigError(
+            raise SettingsError(
                 f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
                 " a robot of your own (docs/robots.md)"
             )
@@ -109,7 +135,7 @@ class ExpertConfig:
         """Refuse dimensions that can't be built."""
         _at_least("model.vlm/expert.", self, 1, *vars(self))
         if self.num_heads % self.num_kv_heads or self.head_dim % 2 or self.width % 2:
-            raise ConfigError(
+            raise SettingsError(
                 "model.vlm and model.expert: num_heads must be a multiple of num_kv_heads,"
                 f" head_dim and width even; got {vars(self)}"
             )
@@ -129,7 +155,7 @@ class VisionConfig:
         """Refuse dimensions that can't be built."""
         _at_least("model.vision.", self, 1, *vars(self))
         if self.width % self.num_heads or IMAGE_SIZE % self.patch_size:
-            raise ConfigError(
+            raise SettingsError(
                 "model.vision: width must be a multiple of num_heads, and patch_size divide"
                 f" {IMAGE_SIZE}; got {vars(self)}"
             )
@@ -162,7 +188,7 @@ class ModelConfig:
         _at_least("model.", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
         if self.architecture is Architecture.pi0_fast:
             if self.expert is not None or not self.discrete_state_input:
-                raise ConfigError(
+                raise SettingsError(
                     "model.architecture=pi0_fast needs model.expert=null, since actions are tokens,"
                     " and model.discrete_state_input=true, since its prompts hold the state"
                 )
@@ -170,16 +196,22 @@ class ModelConfig:
         for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             vlm, expert = getattr(self.vlm, key), getattr(self.action_expert, key)
             if vlm != expert:
-                raise ConfigError(
+                raise SettingsError(
                     f"model.expert.{key}={expert} must equal model.vlm.{key}={vlm}:"
                     " the expert attends to the prefix's keys and values layer by layer"
                 )
 
     @property
     def action_expert(self) -> ExpertConfig:
-        """The expert of a flow model. Raises `ConfigError` where there is none."""
+        """The expert of a flow model.
+
+        Raises:
+            SettingsError: there is none.
+        """
         if self.expert is None:
-            raise ConfigError(f"model.expert=null: model.architecture={self.architecture} needs it")
+            raise SettingsError(
+                f"model.expert=null: model.architecture={self.architecture} needs it"
+            )
         return self.expert
 
 
@@ -199,21 +231,21 @@ class RuntimeConfig:
         _at_least("runtime.", self, 1, "slots", "prompt_buckets")
         _at_least("runtime.", self, 0, "batch_wait_s")
         if self.slots > MAX_SLOTS or self.batch_wait_s > LONGEST_WAIT_S:
-            raise ConfigError(
+            raise SettingsError(
                 f"runtime.slots may be {MAX_SLOTS} at most and runtime.batch_wait_s"
                 f" {LONGEST_WAIT_S:g}, got {self.slots} and {self.batch_wait_s:g}"
             )
         if self.threads is not None:
             _at_least("runtime.", self, 1, "threads")
         if self.compile and self.graphs is False:
-            raise ConfigError(
+            raise SettingsError(
                 "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"
             )
 
 
 @dataclass
 class DownloadConfig:
-    """Where checkpoints in object storage are had from, and kept (`download`)."""
+    """Where checkpoints in object storage are downloaded from, and where they are kept."""
 
     cache_dir: str | None = None
     s3_endpoint: str | None = None
@@ -227,7 +259,7 @@ class DownloadConfig:
 
 @dataclass
 class WorkerConfig:
-    """All of `python -m worker`. `policy` is free in form: its keys are its own class's."""
+    """All settings of `python -m worker`. The keys of `policy` are those of its own class."""
 
     env: EnvConfig = MISSING
     model: ModelConfig = MISSING
@@ -239,7 +271,7 @@ class WorkerConfig:
     tokenizer: str | None = MISSING
     fast_tokenizer: str | None = MISSING
     download: DownloadConfig = MISSING
-    device: Device = MISSING
+    device: str = MISSING
     dtype: Dtype = MISSING
     num_steps: int = MISSING
     seed: int = MISSING
@@ -248,15 +280,21 @@ class WorkerConfig:
     log_format: LogFormat = LogFormat.text
 
     def __post_init__(self) -> None:
-        """Refuse a flow without steps and a seed that numpy can't take."""
+        """Refuse values of the right type that no worker could have.
+
+        Raises:
+            SettingsError: the message names the key.
+        """
+        Device(self.device)
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
-        if not self.name:
-            raise ConfigError("name= must not be empty: it is what robots ask for")
+        if not 0 < len(self.name) <= MAX_NAME:
+            limit = f"must not be empty, nor longer than {MAX_NAME} characters"
+            raise SettingsError(f"name= {limit}: it is what robots ask for")
 
 
 def _at_least(where: str, config: object, least: float, *keys: str) -> None:
     for key in keys:
         value = getattr(config, key)
         if not value >= least:
-            raise ConfigError(f"{where}{key} must be at least {least}, got {value}")
+            raise SettingsError(f"{where}{key} must be at least {least}, got {value}")

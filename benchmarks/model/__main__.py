@@ -80,7 +80,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = Flags("python -m benchmarks.model", __doc__)
     parser.add_argument("--model", default="pi0", choices=["pi0", "pi05", "pi0_fast", "tiny"])
-    parser.add_argument("--device", default="auto", choices=list(Device))
+    parser.add_argument(
+        "--device", type=Device, default=Device.auto, help="cpu, cuda, cuda:N, auto"
+    )
     parser.add_argument("--dtype", default="auto", choices=list(Dtype))
     parser.add_argument("--depth", type=int, help="layers at most; default: all")
     parser.add_argument("--cameras", type=int, default=3, choices=[1, 2, 3])
@@ -127,7 +129,7 @@ def row(batch: int, stage: str, seconds: list[float], floor_ms: float | None) ->
 
 def make_runner(config: WorkerConfig, given: argparse.Namespace) -> Runner | FastRunner:
     """The model with made-up weights, as a worker would load it."""
-    device, dtype = Device(given.device), Dtype(given.dtype)
+    device, dtype = given.device, Dtype(given.dtype)
     if config.model.architecture is Architecture.pi0_fast:
         return FastRunner(config.model, None, device, dtype, config.runtime)
     return Runner(config.model, None, device, dtype, config.runtime, config.num_steps, 0)
@@ -165,7 +167,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     config = composed(given)
     clock = time.process_time if given.cpu_time else time.perf_counter
     set_threads(given.threads, embedded=False)
-    device = choose_device(Device(given.device))
+    device = choose_device(given.device)
     dtype = choose_dtype(Dtype(given.dtype), device)
     before = gemm_rate(device, dtype, clock)
     memory = {"copy": copy_rate(device, clock), "read": read_rate(device, clock)}

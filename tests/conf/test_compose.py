@@ -141,7 +141,7 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("env.adapt_to_pie=true", r"did you mean 'env.adapt_to_pi'\?"),
         ("num_steps=few", "num_steps: .*'few'"),
         ("num_steps=0", "num_steps must be at least 1"),
-        ("device=gpu", "device: Invalid value 'gpu', expected one of"),
+        ("device=gpu", "device=gpu is none of cpu, cuda, cuda:N"),
         ("name=''", "name= must not be empty"),
         ("name=null", "name"),
         ("~broker", "broker"),

@@ -201,7 +201,10 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
     [
         "num_steps=0",
         "seed=-1",
+        "device=gpu",
+        "device=cuda:x",
         "name=''",
+        f"name={'x' * 129}",
         "runtime.slots=0",
         "runtime.threads=0",
         "env.control_hz=0",
@@ -216,6 +219,12 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
 def test_values_that_cannot_work_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
         compose_worker("env=aloha_sim", "model=tiny", wrong)
+
+
+@pytest.mark.parametrize("device", ["cuda:3", "cuda", "cpu", "auto"])
+def test_a_device_is_named_as_torch_names_it(device: str) -> None:
+    config = compose_worker("env=aloha", "model=tiny", f"device={device}")
+    assert (config.device, config.policy["device"]) == (device, device)
 
 
 def test_good_settings_become_typed_objects() -> None:

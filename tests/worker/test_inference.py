@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import time
@@ -14,7 +15,7 @@ import pytest
 from client.body import LARGE, decode_body, encode_body
 from client.errors import BadObservation, ProtocolError
 from client.wire import RequestId
-from worker.inference import Answer, Broken, Device, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
 
 WAIT_MS = 60_000
 
@@ -26,7 +27,7 @@ class Scripted:
         self.infer = infer
 
 
-def reports(device: Device, count: int) -> list[Report]:
+def reports(device: InferenceThread, count: int) -> list[Report]:
     """The next reports, as the I/O thread takes them."""
     poller = select.poll()
     poller.register(device.wake_fd, select.POLLIN)
@@ -34,6 +35,8 @@ def reports(device: Device, count: int) -> list[Report]:
     while len(taken) < count:
         assert poller.poll(WAIT_MS), "the device is silent"
         taken += device.take_reports()
+        ended = [report for report in taken if isinstance(report, Broken)]
+        assert not ended or len(taken) == count, ended
     return taken
 
 
@@ -44,7 +47,7 @@ def job(observation: dict[str, Any] | None = None, sequence: int = 1, **header: 
 
 def answer_to(policy: Any, *jobs: Job) -> list[Answer]:
     """What a started device makes of jobs."""
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     for each in jobs:
         device.give(each)
@@ -154,7 +157,7 @@ def test_load_then_warm_up_then_ready() -> None:
             order.append("warm up")
             return np.float32(2.5)
 
-    device = Device(Careful(actions))
+    device = InferenceThread(Careful(actions))
     device.start()
     (warm,) = reports(device, 1)
     assert order == ["load", "warm up"]
@@ -163,7 +166,7 @@ def test_load_then_warm_up_then_ready() -> None:
 
 
 def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
-    device = Device(Scripted(actions))
+    device = InferenceThread(Scripted(actions))
     device.start()
     assert reports(device, 1) == [Warm(None)]
 
@@ -172,7 +175,7 @@ def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
 def test_a_speed_that_is_none(said: Any) -> None:
     policy = Scripted(actions)
     policy.warm_up = lambda: said  # type: ignore[attr-defined]
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     (broken,) = reports(device, 1)
     assert isinstance(broken, Broken)
@@ -181,7 +184,7 @@ def test_a_speed_that_is_none(said: Any) -> None:
 
 def test_a_signal_without_a_report_does_not_stay() -> None:
     """As when one report is taken along with the one before it, and signals after that."""
-    device = Device(Scripted(actions))
+    device = InferenceThread(Scripted(actions))
     os.eventfd_write(device.wake_fd, 1)
     assert device.take_reports() == []
     assert not select.select([device.wake_fd], [], [], 0)[0]
@@ -202,23 +205,65 @@ def test_a_policy_that_cannot_be_made_ready(error: BaseException, stage: str) ->
 
     policy = Scripted(actions)
     setattr(policy, stage, fail)
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     (broken,) = reports(device, 1)
     assert isinstance(broken, Broken)
     assert broken.error is error
 
 
-def test_a_policy_that_ends_the_thread_is_told_of() -> None:
-    def leave(observation: dict[str, Any]) -> None:
-        raise SystemExit(1)
+class Stubborn(RuntimeError):
+    """An error that cannot even say what it is."""
 
-    device = Device(Scripted(leave))
-    device.start()
-    device.give(job())
-    warm, broken = reports(device, 2)
-    assert isinstance(warm, Warm)
-    assert isinstance(broken, Broken)
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        BaseExceptionGroup("several", [KeyboardInterrupt()]),
+        Stubborn(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_whatever_a_policy_raises_fails_its_request_only(
+    error: BaseException, in_batch: bool
+) -> None:
+    def infer(observation: dict[str, Any]) -> dict[str, Any]:
+        if "leave" in observation:
+            raise error
+        return {"actions": np.zeros((1, 1))}
+
+    policy = Scripted(infer)
+    if in_batch:
+        policy.infer_batch = lambda observations: [infer(each) for each in observations]  # type: ignore[attr-defined]
+    thread = InferenceThread(policy, 2, batch_wait_s=60.0 * in_batch)
+    thread.start()
+    for each in (job({"leave": 1}, 1), job({}, 2)):
+        thread.give(each)
+    _, *answers = reports(thread, 3)
+    told = {each.job.id.sequence: each.fields for each in answers if isinstance(each, Answer)}
+    assert told[1]["code"] == "policy_failed"
+    assert type(error).__name__ in told[1]["message"]
+    assert told[2]["kind"] == "result"
+
+
+def test_an_exception_among_the_results_of_a_batch_fails_its_request_only() -> None:
+    policy = Scripted(actions)
+    policy.infer_batch = lambda observations: [SystemExit(2), actions({})]  # type: ignore[attr-defined]
+    thread = InferenceThread(policy, 2, batch_wait_s=60.0)
+    thread.start()
+    for each in (job({}, 1), job({}, 2)):
+        thread.give(each)
+    _, *answers = reports(thread, 3)
+    kinds = [each.fields["kind"] for each in answers if isinstance(each, Answer)]
+    assert kinds == ["failure", "result"]
 
 
 def test_decoding_a_job() -> None:

@@ -1,4 +1,4 @@
-"""Running pi0-FAST on requests: devices, graphs and when to stop, which the model knows not of."""
+"""Runs pi0-FAST on requests: devices, graphs and when to stop are decided here."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +11,13 @@ from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
 from worker.robots.robot import CAMERAS
 from worker.robots.tokenizers import Tokens
 from worker.robots.transforms import ModelInput
-from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.devices import choose_device, choose_dtype, put, watch_for_loss
 from worker.runtime.graphs import Captures
 from worker.runtime.layout import arrange
 from worker.runtime.loading import fill
 
 CHECK_EVERY = 4
-"""On CUDA, steps between two looks at whether all have ended: each look waits for the device."""
+"""Steps on CUDA between two checks whether all answers have ended: a check waits for the device."""
 
 
 class FastRunner:
@@ -31,9 +31,11 @@ class FastRunner:
         dtype: Dtype,
         runtime: RuntimeConfig,
     ) -> None:
-        """Load the weights (None: seeded ones).
+        """Load the weights; where `weights` is None, seeded ones.
 
-        Raises `CheckpointError` as `fill` does, `ConfigError` where there is no such device.
+        Raises:
+            CheckpointError: the weights do not fit, as `fill` says.
+            SettingsError: there is no such device, or no room on it.
         """
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, config.embedded)
@@ -53,12 +55,14 @@ class FastRunner:
         """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
 
         All are decoded together, each as if it were alone, until the last has ended. An answer
-        with `BROKEN` in it came from numbers that were not finite. Raises `DeviceLost` where the
-        device fails.
+        that holds `BROKEN` came from numbers that were not finite.
+
+        Raises:
+            DeviceLost: the device failed.
         """
         if not requests:
             return []
-        with losing(self.device):
+        with watch_for_loss(self.device):
             return self._write(requests)
 
     @torch.inference_mode()
@@ -72,14 +76,14 @@ class FastRunner:
         return list(writing.written.cpu().numpy().copy())
 
     def read_all(self, requests: Sequence[ModelInput], writing: Writing) -> None:
-        """Begin anew: read each prefix and write the first token of each answer."""
+        """Read each request's prefix and write the first token of its answer."""
         writing.clear()
         outputs = [self._read(request, writing, row) for row, request in enumerate(requests)]
         self.model.write_best(torch.cat(outputs), writing)
 
     @torch.inference_mode()
     def prepare(self, batch: int) -> tuple[Writing, Callable[[], None]]:
-        """Space for so many requests, and one step on it, captured if `runtime.graphs`."""
+        """Memory for `batch` requests, and a function that does one step on it."""
         if batch not in self._writings:
             writing = self.model.blank(batch, self._room)
             self._writings[batch] = writing, self._make_step(writing)

@@ -1,4 +1,4 @@
-"""Filling a model with weights: from a checkpoint, or made up from a fixed seed.
+"""Fills a model with weights, from a checkpoint or from a fixed seed.
 
 The module is built without memory (on torch's meta device), then each parameter is made once, in
 its final dtype and place, and filled through a small buffer: a checkpoint is never in memory twice.
@@ -38,20 +38,22 @@ Model = TypeVar("Model", bound=nn.Module)
 def load_model(
     config: ModelConfig, weights: Path | None, device: torch.device, dtype: torch.dtype
 ) -> Pi0:
-    """The pi0 or pi0.5 of `config`, filled: see `fill`."""
+    """Make the pi0 or pi0.5 of `config` and fill it, as `fill` does."""
     with torch.device("meta"):
         model = Pi0(config)
     return fill(model, weights, device, dtype)
 
 
 def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Model:
-    """Give `model`, without memory so far, a checkpoint's weights, or seeded ones where None.
+    """Fill `model`, which has no memory yet, with a checkpoint's weights (None: seeded ones).
 
     `weights` is a safetensors file, or a folder in JAX's form (`params/`).
 
-    `dtype` is that of the transformers; norms and small projections stay float32. Raises
-    `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
-    another shape, and `ConfigError` where `device` has no room.
+    `dtype` is that of the transformers; norms and small projections stay float32.
+
+    Raises:
+        CheckpointError: the file is damaged, or a tensor is missing, unexpected or misshapen.
+        SettingsError: `device` has no room.
     """
     wide = _float32_parameters(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -89,14 +91,14 @@ def read_orbax(folder: Path, parameters: dict[str, Tensor]) -> None:
 
 
 def as_tensor(values: Array) -> Tensor:
-    """The same memory as a tensor; torch does not know numpy's bfloat16."""
+    """A tensor over the same memory, also for the bfloat16 arrays that torch does not know."""
     if values.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
     return torch.from_numpy(values)
 
 
 def read_tensor(file: WeightsFile, stored: StoredTensor, tensor: Tensor, staging: Tensor) -> None:
-    """Fill `tensor`, of any dtype and device, from `file` by way of the bytes of `staging`."""
+    """Fill `tensor`, of any dtype and device, from `file`, through the buffer `staging`."""
     source, flat = TORCH_DTYPES[stored.dtype], tensor.view(-1)
     step = len(staging) // source.itemsize
     for start in range(0, len(flat), step):
