@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.config import Architecture
 from worker.errors import CheckpointError
-from worker.policies.pi0 import ChunkPolicy, Raw
+from worker.policies.chunk_policy import ChunkPolicy, Raw
 from worker.robots.fast_tokenizer import (
     FILES,
     WAY_ON,
