@@ -21,6 +21,7 @@ from worker.checkpoints.conversion import convert, copy_rest
 from worker.checkpoints.download import Cache, fetch, is_remote
 from worker.checkpoints.download.addresses import parse
 from worker.checkpoints.download.progress import Progress
+from worker.checkpoints.dtypes import BY_NAME
 from worker.checkpoints.files import (
     WEIGHTS_FILE,
     WEIGHTS_FOLDER,
@@ -30,11 +31,11 @@ from worker.checkpoints.files import (
     readable,
 )
 from worker.checkpoints.inspection import SILENT, architecture, dimensions, fits, statistics
-from worker.checkpoints.weights import Weights, open_weights
+from worker.checkpoints.weights import Weights, nbytes, open_weights
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError, ConfigError, WorkerError
 
-DTYPES = {"bfloat16": "BF16", "float32": "F32"}
+DTYPES = ("bfloat16", "float32")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -85,8 +86,8 @@ def convert_command(given: argparse.Namespace, folder: Path) -> int:
     source = source if source.is_dir() else find_weights(folder)
     with open_weights(source) as weights:
         architecture(weights)
-        with Progress(f"converting {folder.name}", weights.nbytes) as progress:
-            path = convert(weights, target, DTYPES[given.dtype], progress.advance)
+        with Progress(f"converting {folder.name}", nbytes(weights)) as progress:
+            path = convert(weights, target, BY_NAME[given.dtype].safetensors, progress.advance)
     copied = copy_rest(folder, target) if target.resolve() != folder.resolve() else []
     print(f"{path}: {path.stat().st_size / 1e9:.3f} GB; beside it {', '.join(copied) or 'nothing'}")
     return 0
@@ -117,7 +118,7 @@ def _description(weights: Weights, folder: Path) -> list[tuple[str, str]]:
         ("form", "Orbax (JAX)" if weights.path.is_dir() else "safetensors (PyTorch)"),
         (
             "tensors",
-            f"{len(weights.tensors)}, {'/'.join(kinds)}, {weights.nbytes / 1e9:.3f} GB",
+            f"{len(weights.tensors)}, {'/'.join(kinds)}, {nbytes(weights) / 1e9:.3f} GB",
         ),
         ("architecture", kind),
         *((key, str(value)) for key, value in sizes.items()),
@@ -139,7 +140,7 @@ def _readable_bytes(folder: Path) -> int:
     """What `verify` reads: each form once, and JAX's again if there are two."""
     with open_weights(find_weights(folder)) as weights:
         both = weights.path.is_file() and (folder / WEIGHTS_FOLDER).is_dir()
-        return weights.nbytes * (2 if both else 1)
+        return nbytes(weights) * (2 if both else 1)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -160,7 +161,7 @@ def _parser() -> argparse.ArgumentParser:
     about.set_defaults(command=inspect)
     making = commands.add_parser("convert", parents=[shared], help="write model.safetensors")
     making.add_argument("target", type=Path, help="folder, made where it is missing")
-    making.add_argument("--dtype", choices=list(DTYPES), default="bfloat16")
+    making.add_argument("--dtype", choices=DTYPES, default="bfloat16")
     making.add_argument("--overwrite", action="store_true", help="replace an earlier one")
     making.set_defaults(command=convert_command)
     checking = commands.add_parser("verify", parents=[shared], help="complete, sound, loadable")

@@ -10,12 +10,13 @@ from typing import Any
 
 import torch
 
+from worker.checkpoints.dtypes import BY_SAFETENSORS
 from worker.checkpoints.files import TOKENIZER_NAMES, WEIGHTS_FILE
-from worker.checkpoints.orbax_names import EMBEDDING_NAME
+from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.safetensors_file import Description
 from worker.checkpoints.weights import Weights
 from worker.errors import CheckpointError
-from worker.runtime.loading import TORCH_DTYPES, as_tensor
+from worker.runtime.loading import as_tensor, torch_dtype
 
 BESIDE = ("assets", "fast_tokenizer", *TOKENIZER_NAMES)
 """What else belongs to a checkpoint."""
@@ -58,7 +59,8 @@ def convert(weights: Weights, folder: Path, dtype: str, advance: Callable[[int],
             file.write(header)
             for name, start, values in weights.pieces():
                 # Torch transposes three times as fast as numpy.
-                block = as_tensor(values).to(TORCH_DTYPES[tensors[name].dtype]).contiguous()
+                kind = BY_SAFETENSORS[tensors[name].dtype]
+                block = as_tensor(values).to(torch_dtype(kind.name)).contiguous()
                 row_bytes = block.nbytes // len(block)
                 file.seek(len(header) + starts[name] + start * row_bytes)
                 file.write(block.view(-1).view(torch.uint8).numpy().data)

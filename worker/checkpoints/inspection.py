@@ -9,7 +9,7 @@ from typing import Any
 
 from conf.compose import FOLDER, ConfigError, compose
 from worker.checkpoints.files import asset_ids
-from worker.checkpoints.orbax_names import EMBEDDING_NAME
+from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.weights import Weights
 from worker.config import Architecture, WorkerConfig
 from worker.errors import CheckpointError
@@ -55,7 +55,7 @@ def dimensions(weights: Weights) -> dict[str, int]:
     """
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     try:
-        return dict(_dimensions(shapes, weights.leaves))
+        return dict(_dimensions(shapes, weights.leaf_shapes))
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{weights.path} is not whole, or no pi0: {error} tells a dimension"

@@ -20,8 +20,7 @@ from worker.checkpoints.files import (
 )
 from worker.checkpoints.inspection import architecture, dimensions, statistics
 from worker.checkpoints.names import match
-from worker.checkpoints.safetensors_file import WeightsFile
-from worker.checkpoints.weights import NUMPY_DTYPES, Weights, open_weights
+from worker.checkpoints.weights import SafetensorsWeights, Weights, nbytes, open_weights
 from worker.config import Architecture, DownloadConfig, WorkerConfig
 from worker.errors import CheckpointError
 from worker.models.fast import Pi0Fast
@@ -103,7 +102,7 @@ def _all_finite(weights: Weights, advance: Callable[[int], None]) -> str:
         if not np.isfinite(piece.values.sum(dtype=np.float64)):
             raise CheckpointError(f"{piece.name} has values that are not finite")
         advance(piece.values.nbytes)
-    return f"{len(weights.tensors)} tensors read, {weights.nbytes / 1e9:.3f} GB, all finite"
+    return f"{len(weights.tensors)} tensors read, {nbytes(weights) / 1e9:.3f} GB, all finite"
 
 
 def _described(folder: Path, asset: str) -> str:
@@ -128,16 +127,16 @@ def _same(folder: Path, advance: Callable[[int], None]) -> str:
     """JAX's form against the PyTorch form, after rounding to the narrower of their dtypes."""
     with (
         open_weights(folder / WEIGHTS_FOLDER) as jax,
-        WeightsFile(folder / WEIGHTS_FILE) as file,
+        open_weights(folder / WEIGHTS_FILE) as file,
     ):
+        if not isinstance(file, SafetensorsWeights):
+            raise CheckpointError(f"{file.path} is a folder")
         for piece in jax.pieces():
-            tensor = file.tensors.get(piece.name) or file.tensors.get(f"model.{piece.name}")
+            tensor = file.tensors.get(piece.name)
             if tensor is None or tensor.shape != jax.tensors[piece.name].shape:
                 raise CheckpointError(f"{WEIGHTS_FILE} has no such {piece.name} as params/")
-            dtype, row_bytes = NUMPY_DTYPES[tensor.dtype], tensor.nbytes // tensor.shape[0]
-            raw = file.read(tensor.start + piece.start * row_bytes, len(piece.values) * row_bytes)
-            theirs = np.frombuffer(raw, dtype).reshape(piece.values.shape)
-            narrow = min(dtype, piece.values.dtype, key=lambda dtype: dtype.itemsize)
+            theirs = file.rows(piece.name, piece.start, len(piece.values))
+            narrow = min(theirs.dtype, piece.values.dtype, key=lambda dtype: dtype.itemsize)
             if not np.array_equal(theirs.astype(narrow), piece.values.astype(narrow)):
                 raise CheckpointError(f"{piece.name} differs between params/ and {WEIGHTS_FILE}")
             advance(piece.values.nbytes)
