@@ -22,13 +22,13 @@ from worker.checkpoints.download import Cache, fetch, is_remote
 from worker.checkpoints.download.addresses import parse
 from worker.checkpoints.download.progress import Progress
 from worker.checkpoints.dtypes import BY_NAME
-from worker.checkpoints.files import (
+from worker.checkpoints.folders import (
     WEIGHTS_FILE,
     WEIGHTS_FOLDER,
     asset_ids,
     find_weights,
-    local,
-    readable,
+    local_folder,
+    system_errors,
 )
 from worker.checkpoints.inspection import SILENT, architecture, dimensions, fits, statistics
 from worker.checkpoints.weights import Weights, nbytes, open_weights
@@ -47,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given.download = DownloadConfig(
             given.cache_dir, given.s3_endpoint, given.gs_endpoint, given.connections
         )
-        with readable():
+        with system_errors():
             folder = _bring(given.checkpoint, given.download)
             command: Callable[[argparse.Namespace, Path], int] = given.command
             return command(given, folder)
@@ -133,7 +133,7 @@ def _description(weights: Weights, folder: Path) -> list[tuple[str, str]]:
 def _bring(checkpoint: str, config: DownloadConfig) -> Path:
     if is_remote(checkpoint):
         fetch(checkpoint, config)
-    return local(checkpoint, Cache(config))
+    return local_folder(checkpoint, Cache(config))
 
 
 def _readable_bytes(folder: Path) -> int:

@@ -4,7 +4,7 @@ Torch is not imported here: settings are read and the broker is greeted before t
 What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -20,7 +20,7 @@ IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
 
 
-class Robot(StrEnum):
+class RobotName(StrEnum):
     """The robots that are known by name, as `env.robot`."""
 
     aloha = "aloha"
@@ -82,13 +82,14 @@ class EnvConfig:
     default_prompt: str | None = MISSING
     control_hz: float = MISSING
     reset_pose: list[float] | None = MISSING
+    images: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
-        if "." not in self.robot and self.robot not in list(Robot):
+        if "." not in self.robot and self.robot not in list(RobotName):
             raise ConfigError(
-                f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
-                " a robot of your own (docs/robots.md)"
+                f"env.robot={self.robot} is none of {', '.join(RobotName)}, nor package.module.NAME"
+                " of a robot of your own (docs/robots.md)"
             )
         _at_least("env.", self, 0.001, "control_hz")
         _at_least("env.", self, 1, "action_dim")
@@ -246,6 +247,8 @@ class WorkerConfig:
     default_prompt: str | None = MISSING
     key: str | None = None
     log_format: LogFormat = LogFormat.text
+    given: list[str] = field(default_factory=list)
+    """The settings of the command line, by their keys: filled in, not to be set."""
 
     def __post_init__(self) -> None:
         """Refuse a flow without steps and a seed that numpy can't take."""

@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from worker.checkpoints.dtypes import BY_SAFETENSORS
-from worker.checkpoints.files import TOKENIZER_NAMES, WEIGHTS_FILE
+from worker.checkpoints.files import TOKENIZER_NAMES
+from worker.checkpoints.folders import WEIGHTS_FILE
 from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.safetensors_file import Description
 from worker.checkpoints.weights import Weights

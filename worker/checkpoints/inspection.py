@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.compose import FOLDER, ConfigError, compose
-from worker.checkpoints.files import asset_ids
+from worker.checkpoints.folders import asset_ids
 from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.weights import Weights
 from worker.config import Architecture, WorkerConfig

@@ -11,13 +11,8 @@ from conf.compose import ConfigError, compose
 from worker.checkpoints.download.addresses import Address
 from worker.checkpoints.download.store import Interrupted, Store
 from worker.checkpoints.download.transfer import needed
-from worker.checkpoints.files import (
-    TOKENIZER_NAMES,
-    WEIGHTS_FILE,
-    WEIGHTS_FOLDER,
-    asset_ids,
-    find_weights,
-)
+from worker.checkpoints.files import TOKENIZER_NAMES
+from worker.checkpoints.folders import WEIGHTS_FILE, WEIGHTS_FOLDER, asset_ids, find_weights
 from worker.checkpoints.inspection import architecture, dimensions, statistics
 from worker.checkpoints.names import match
 from worker.checkpoints.weights import SafetensorsWeights, Weights, nbytes, open_weights

@@ -113,6 +113,10 @@ class SafetensorsWeights:
             self.not_floats |= {public_name(n): kind for n, kind in file.not_floats.items()}
             for stored_name, tensor in file.tensors.items():
                 name = public_name(stored_name)
+                if ".lora_" in name:
+                    raise CheckpointError(
+                        f"{path} holds LoRA adapters ({stored_name}): merge them into the weights"
+                    )
                 if name in self._places and name != EMBEDDING_NAME:
                     raise CheckpointError(f"{path} holds two tensors that are both {name}")
                 if name not in self._places or "embed_tokens" in stored_name:

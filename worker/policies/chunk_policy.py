@@ -16,6 +16,8 @@ import numpy.typing as npt
 from client.errors import BadObservation, PolicyFailed
 from worker.checkpoints import files as checkpoints
 from worker.checkpoints.download import Cache, fetch
+from worker.checkpoints.folders import system_errors
+from worker.checkpoints.saved_config import served_model
 from worker.config import (
     Architecture,
     Device,
@@ -27,16 +29,28 @@ from worker.config import (
 )
 from worker.errors import CheckpointError, ConfigError
 from worker.robots import find_robot
-from worker.robots.norm_stats import read_norm_stats
+from worker.robots.lerobot import check_robot, lerobot_cameras, lerobot_stats
+from worker.robots.norm_stats import NormStats, read_norm_stats
 from worker.robots.observations import Array, Image, describe
-from worker.robots.tokenizers import PromptTokenizer
-from worker.robots.transforms import ModelInput, Transforms, check_fit
+from worker.robots.tokenizers import (
+    PI0,
+    PI0_FAST,
+    PI05,
+    PromptForm,
+    PromptTokenizer,
+    lerobot_form,
+)
+from worker.robots.transforms import ModelInput, NoActions, Transforms, check_fit
 from worker.runtime.threads import set_threads
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Raw = npt.NDArray[Any]
 """What a model answers: normalised actions, or tokens that stand for them."""
+_NO_CHUNK = (
+    "the model wrote no chunk of actions for this observation, so there is nothing to execute:"
+    " ask again with a new observation"
+)
 RunnerOf = TypeVar("RunnerOf", bound=Callable[[Sequence[ModelInput]], Sequence[Raw]])
 
 
@@ -59,12 +73,19 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         seed: int = 0,
         default_prompt: str | None = None,
         download: DownloadConfig | None = None,
+        given: Sequence[str] = (),
     ) -> None:
         """Check settings and files; nothing heavy is imported, read or downloaded.
 
         Where files are still to be downloaded, `load` does that, and `digest` is None until then.
-        Raises `ConfigError` for settings that can't go together and `CheckpointError` for files
-        that are missing or don't fit.
+
+        Args:
+            given: the keys of the settings that the user gave. A checkpoint's own `config.json`
+                decides where the user did not, and must not contradict where they did.
+
+        Raises:
+            ConfigError: settings can't go together, or contradict the checkpoint.
+            CheckpointError: files are missing or don't fit.
         """
         if model.architecture not in self.architectures:
             raise ConfigError(
@@ -72,6 +93,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
                 f" model.architecture={model.architecture}; leave policy= to model="
             )
         self._env, self._model, self._runtime = env, model, runtime
+        self._given = frozenset(given)
         self._device, self._dtype = Device(device), Dtype(dtype)
         self._num_steps, self._seed = num_steps, seed
         self._default_prompt = default_prompt
@@ -81,18 +103,25 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self._runner: RunnerOf | None = None
         self.digest: str | None = None
         check_fit(env, model)
-        with checkpoints.readable():
+        with system_errors():
             complete = self._sources.missing(self._cache) is None
         if complete:
             self._open()
         self.metadata = self._describe()
 
     def _open(self) -> None:
-        """Read the small files. Raises `CheckpointError` where one is missing or doesn't fit."""
-        with checkpoints.readable():
+        """Read the small files.
+
+        Raises:
+            CheckpointError: one is missing or doesn't fit.
+            ConfigError: they contradict the settings.
+        """
+        with system_errors():
             self._files = self._sources.find(self._env.asset_id, self._cache)
+            self._model = served_model(self._model, self._files.saved, self._given)
+            check_fit(self._env, self._model)
             self.transforms = self._make_transforms()
-            self.digest = checkpoints.digest(self._files, self._decisive())
+            self.digest = checkpoints.digest(self._files, self._deciding_settings())
 
     @abstractmethod
     def _make_runner(self) -> RunnerOf:
@@ -100,7 +129,11 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
     @property
     def runner(self) -> RunnerOf:
-        """The loaded model. Raises `RuntimeError` before `load`."""
+        """The loaded model.
+
+        Raises:
+            RuntimeError: `load` was not called.
+        """
         if self._runner is None:
             raise RuntimeError("the policy was not loaded: call load() before infer()")
         return self._runner
@@ -108,7 +141,9 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
     def load(self) -> None:
         """Download what is missing, import torch and read the weights.
 
-        Raises `CheckpointError` where files cannot be had or don't fit.
+        Raises:
+            CheckpointError: files cannot be had or don't fit.
+            ConfigError: they contradict the settings, or the device has no room.
         """
         fetched = None
         while (location := self._sources.missing(self._cache)) not in (None, fetched):
@@ -120,7 +155,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         set_threads(self._runtime.threads, self._model.embedded)
         self._runner = self._make_runner()
         if self._files.weights is None:
-            log.warning(
+            logger.warning(
                 "model=%s is UNTRAINED: its weights are made up from a fixed seed, so the robot"
                 " trembles around its resting pose; checkpoint= serves a trained model",
                 self._model.name,
@@ -132,21 +167,33 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         Returns the milliseconds that an inference with all of them takes afterwards.
         """
         for images in self._camera_sets():
-            self.infer(self._blank(images))
-        return float(self.infer(self._blank(images))["policy_timing"]["infer_ms"])
+            self._try(images)
+        started = time.perf_counter()
+        self._try(self._camera_sets()[-1])
+        return 1e3 * (time.perf_counter() - started)
+
+    def _try(self, images: Sequence[Image]) -> None:
+        """Infer on nothing. What comes of it need not be a chunk of actions, but finite."""
+        for answer in self._answers([self._blank(images)])[0]:
+            if isinstance(answer, Exception):
+                raise answer
 
     def _camera_sets(self) -> list[list[Image]]:
         """One for every number of cameras that the robot may send, all of them last."""
-        images = [spec for spec in self.transforms.robot.images if spec.camera is not None]
-        required = [spec for spec in images if not spec.optional]
-        optional = [spec for spec in images if spec.optional]
+        images = list(self.transforms.cameras.values())
+        required = [image for image in images if not image.optional]
+        optional = [image for image in images if image.optional]
         return [[*required, *optional[:count]] for count in range(len(optional) + 1)]
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Actions, float64 (horizon, robot's action dim), and milliseconds by stage.
 
-        Raises `BadObservation` for an observation that is not the robot's, `PolicyFailed` where
-        the model's answer is not finite.
+        `prompt_shortened_to` is there where the model had no room for the robot's whole text, and
+        is what it read of it.
+
+        Raises:
+            BadObservation: it is not what the robot sends.
+            PolicyFailed: the model's answer is not finite, or no chunk of actions.
         """
         answer = self.infer_batch([observation])[0]
         if isinstance(answer, Exception):
@@ -157,6 +204,20 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self, observations: Sequence[dict[str, Any]]
     ) -> list[dict[str, Any] | BadObservation | PolicyFailed]:
         """Answers to several observations at once; one that fails fails alone."""
+        answers, timing = self._answers(observations)
+        return [
+            PolicyFailed(_NO_CHUNK)
+            if answer is None
+            else {**answer, "policy_timing": dict(timing)}
+            if isinstance(answer, dict)
+            else answer
+            for answer in answers
+        ]
+
+    def _answers(
+        self, observations: Sequence[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any] | BadObservation | PolicyFailed | None], dict[str, float]]:
+        """Answers, None for what is no chunk of actions, and the milliseconds that they took."""
         started = time.perf_counter()
         checked = [self._check(observation) for observation in observations]
         good = [item for item in checked if isinstance(item, ModelInput)]
@@ -168,15 +229,11 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             for item in checked
         ]
         ended = time.perf_counter()
-        timing = {
+        return answers, {
             "infer_ms": 1e3 * (ended - started),
             "transform_ms": 1e3 * (transformed - started + ended - computed),
             "model_ms": 1e3 * (computed - transformed),
         }
-        for answer in answers:
-            if isinstance(answer, dict):
-                answer["policy_timing"] = dict(timing)
-        return answers
 
     def _check(self, observation: dict[str, Any]) -> ModelInput | BadObservation:
         try:
@@ -184,30 +241,63 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         except BadObservation as error:
             return error
 
-    def _answer(self, raw: Raw, given: ModelInput) -> dict[str, Any] | PolicyFailed:
-        actions = self.transforms.outputs(raw, given)
+    def _answer(self, raw: Raw, given: ModelInput) -> dict[str, Any] | PolicyFailed | None:
+        try:
+            actions = self.transforms.outputs(raw, given)
+        except NoActions:
+            return None
         if not np.isfinite(actions).all():
             return PolicyFailed("the model's actions are not finite; is dtype= or the state sane?")
-        return {"actions": actions}
+        if given.shortened_to is None:
+            return {"actions": actions}
+        return {"actions": actions, "prompt_shortened_to": given.shortened_to}
 
     def _make_transforms(self) -> Transforms:
-        robot = find_robot(self._env.robot)
-        stats = read_norm_stats(
-            self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
-        )
+        lerobot, cameras = self._files.lerobot, None
+        if lerobot is not None:
+            check_robot(self._env, lerobot)
+            stats = lerobot_stats(self._env, lerobot)
+            cameras = lerobot_cameras(find_robot(self._env.robot), lerobot, self._env.images)
+        else:
+            stats = self._public_stats()
         tokenizer, decode = self._make_tokenizer()
         if tokenizer.vocab_size != self._model.vocab_size:
             raise CheckpointError(
                 f"{self._files.tokenizer} has {tokenizer.vocab_size} tokens, the model"
                 f" {self._model.vocab_size}: tokenizer= or model.vocab_size= is wrong"
             )
-        return Transforms(self._env, self._model, stats, tokenizer, self._default_prompt, decode)
+        return Transforms(
+            self._env, self._model, stats, tokenizer, self._default_prompt, decode, cameras
+        )
 
-    def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array] | None]:
+    def _public_stats(self) -> NormStats:
+        if self._env.images is not None:
+            raise ConfigError(
+                "env.images is for LeRobot's checkpoints: an openpi model's cameras are named by"
+                " env.robot"
+            )
+        if self._files.norm_stats is None:
+            raise CheckpointError("the checkpoint has no statistics")
+        robot = find_robot(self._env.robot)
+        return read_norm_stats(
+            self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
+        )
+
+    def _prompt_form(self) -> PromptForm:
+        """How prompts looked when the checkpoint was trained."""
+        lerobot = self._files.lerobot
+        if lerobot is not None:
+            return lerobot_form(lerobot.architecture, lerobot.padded_state_dim)
+        if self._model.architecture is Architecture.pi0_fast:
+            return PI0_FAST
+        return PI05 if self._model.discrete_state_input else PI0
+
+    def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array | None] | None]:
         """Prompts to tokens; and what the model answers to normalised actions, if it isn't them."""
-        return PromptTokenizer(self._files.tokenizer, self._model.max_token_len), None
+        path = self._files.tokenizer
+        return PromptTokenizer(path, self._model.max_token_len, self._prompt_form()), None
 
-    def _decisive(self) -> dict[str, Any]:
+    def _deciding_settings(self) -> dict[str, Any]:
         return {
             "policy": type(self).__name__,
             "env": asdict(self._env),
@@ -237,10 +327,18 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
     def _blank(self, images: Sequence[Image]) -> dict[str, Any]:
         observation: dict[str, Any] = {"prompt": self._default_prompt or "warm up"}
         for vector in self.transforms.robot.vectors:
-            observation[vector.path[0]] = np.zeros(vector.size, np.float32)
-        for spec in images:
-            branch = observation
-            for part in spec.path[:-1]:
-                branch = branch.setdefault(part, {})
-            branch[spec.path[-1]] = np.zeros((3, 224, 224), np.uint8)
+            _put(observation, vector.path, np.zeros(vector.size, np.float32))
+        for image in images:
+            _put(observation, image.path, np.zeros((3, 224, 224), np.uint8))
+        # An image that this model does not use may be one that the robot has to send.
+        for image in self.transforms.robot.images:
+            if not image.optional and image not in images:
+                _put(observation, image.path, np.zeros((3, 224, 224), np.uint8))
         return observation
+
+
+def _put(tree: dict[str, Any], path: Sequence[str], value: npt.NDArray[Any]) -> None:
+    """Set `value` at a nested key."""
+    for part in path[:-1]:
+        tree = tree.setdefault(part, {})
+    tree[path[-1]] = value

@@ -36,8 +36,8 @@ class Pi0Policy(ChunkPolicy["Runner"]):
             self._seed,
         )
 
-    def _decisive(self) -> dict[str, Any]:
-        return {**super()._decisive(), "num_steps": self._num_steps, "seed": self._seed}
+    def _deciding_settings(self) -> dict[str, Any]:
+        return {**super()._deciding_settings(), "num_steps": self._num_steps, "seed": self._seed}
 
     def _describe(self) -> dict[str, Any]:
         return {**super()._describe(), "num_steps": self._num_steps}

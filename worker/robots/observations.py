@@ -107,8 +107,8 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A checked observation. Vectors and images go by the joined path of their field."""
+class CheckedObservation:
+    """What a robot sent, once it is checked. Vectors and images go by their field's joined path."""
 
     prompt: str
     vectors: dict[str, Array] = field(default_factory=dict)
@@ -123,7 +123,7 @@ def parse(
     images: Sequence[Image],
     noise_shape: tuple[int, int] | None,
     default_prompt: str | None,
-) -> Observation:
+) -> CheckedObservation:
     """Check what a robot sent. Raises `BadObservation` on the first thing that does not fit.
 
     `noise_shape` None: the model starts from no noise, so none may come.
@@ -131,7 +131,7 @@ def parse(
     fields: list[Vector | Image] = [*vectors, *images]
     _check_keys(observation, [f.path for f in fields], ())
     present = [f for f in images if not f.optional or _find(observation, f.path) is not None]
-    return Observation(
+    return CheckedObservation(
         prompt=_prompt(observation.get("prompt"), default_prompt),
         vectors={key_name(f.path): f.parse(_need(observation, f)) for f in vectors},
         images={key_name(f.path): f.parse(_need(observation, f)) for f in present},

@@ -155,6 +155,7 @@ def test_a_digest_follows_every_file_and_setting(folder: Path) -> None:
     first = digest(files, {"seed": 0})
     assert digest(files, {"seed": 0}) == first
     seen = {first, digest(files, {"seed": 1})}
+    assert files.norm_stats is not None
     for path in (files.norm_stats, files.tokenizer):
         path.write_bytes(path.read_bytes() + b"\n")
         seen.add(digest(files, {"seed": 0}))

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from client.errors import BadObservation
-from worker.config import Robot
+from worker.config import RobotName
 from worker.robots import ROBOTS
-from worker.robots.observations import Observation, describe, parse
+from worker.robots.observations import CheckedObservation, describe, parse
 
 NOISE = (5, 4)
 FRAME = np.zeros((3, 48, 64), np.uint8)
@@ -34,13 +34,15 @@ def droid(**changes: Any) -> dict[str, Any]:
     return {**observation, **{f"observation/{k}": v for k, v in changes.items()}}
 
 
-def check(sent: Any, robot: Robot = Robot.aloha, prompt: str | None = None) -> Observation:
+def check(
+    sent: Any, robot: RobotName = RobotName.aloha, prompt: str | None = None
+) -> CheckedObservation:
     spec = ROBOTS[robot]
     return parse(sent, spec.vectors, spec.images, NOISE, prompt)
 
 
 def test_images_come_out_as_bytes_with_channels_last() -> None:
-    checked = check(droid(), Robot.droid)
+    checked = check(droid(), RobotName.droid)
     assert [image.shape for image in checked.images.values()] == [(48, 64, 3)] * 2
 
 
@@ -53,7 +55,7 @@ def test_floats_become_bytes_by_truncation() -> None:
 
 @pytest.mark.parametrize("gripper", [0.5, np.float32(0.5), np.array(0.5), [0.5], np.array([0.5])])
 def test_a_bare_number_is_a_gripper(gripper: Any) -> None:
-    checked = check(droid(gripper_position=gripper), Robot.droid)
+    checked = check(droid(gripper_position=gripper), RobotName.droid)
     assert checked.vectors["observation/gripper_position"].tolist() == [0.5]
 
 
@@ -137,7 +139,7 @@ def test_what_is_wrong_is_named(sent: Any, says: str) -> None:
 
 
 def test_a_model_that_starts_from_no_noise_takes_none() -> None:
-    spec = ROBOTS[Robot.aloha]
+    spec = ROBOTS[RobotName.aloha]
     assert parse(aloha(noise=None), spec.vectors, spec.images, None, None).noise is None
     with pytest.raises(BadObservation, match="noise: expected none"):
         parse(aloha(noise=np.ones(NOISE, np.float32)), spec.vectors, spec.images, None, None)
@@ -145,16 +147,16 @@ def test_a_model_that_starts_from_no_noise_takes_none() -> None:
 
 def test_a_nested_observation_is_told_the_flat_keys() -> None:
     with pytest.raises(BadObservation, match="observation: no such key; did you mean observation/"):
-        check({"observation": {"joint_position": np.zeros(7)}}, Robot.droid)
+        check({"observation": {"joint_position": np.zeros(7)}}, RobotName.droid)
 
 
 def test_a_wrong_shape_is_named_where_scalars_are_allowed() -> None:
     with pytest.raises(BadObservation, match=r"shape \(1,\) or one float, got .* \(2,\)"):
-        check(droid(gripper_position=np.zeros(2)), Robot.droid)
+        check(droid(gripper_position=np.zeros(2)), RobotName.droid)
 
 
-@pytest.mark.parametrize("robot", list(Robot))
-def test_the_specification_has_the_observations_own_keys(robot: Robot) -> None:
+@pytest.mark.parametrize("robot", list(RobotName))
+def test_the_specification_has_the_observations_own_keys(robot: RobotName) -> None:
     spec = ROBOTS[robot]
     tree = describe(spec.vectors, spec.images, None)
     assert tree["prompt"] == {"shape": [], "dtype": "str", "optional": False}

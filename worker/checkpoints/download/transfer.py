@@ -25,9 +25,9 @@ ATTEMPTS = 6
 FIRST_PAUSE_S = 0.1
 """Before the second attempt; doubled for each further one."""
 
-FILE = "model.safetensors"
+FILES = ("model.safetensors", "model.safetensors.index.json")
 JAX = "params/"
-TRAINING = "train_state/"
+TRAINING = ("train_state/", "training_state/")
 """The optimizer's, several times as large as the weights."""
 
 
@@ -73,7 +73,7 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
 
 def needed(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """What a worker reads: one form of the weights, without the state of the training."""
-    unread = (TRAINING, JAX) if any(file.path == FILE for file in files) else (TRAINING,)
+    unread = (*TRAINING, JAX) if any(file.path in FILES for file in files) else TRAINING
     return [file for file in files if not file.path.startswith(unread)]
 
 
