@@ -19,6 +19,7 @@ from tests.worker.checkpoints.checkpoint_files import (
     write_shards,
     write_weights,
 )
+from tests.worker.checkpoints.lerobot_folders import older_name
 from tests.worker.composition import model_config
 from worker.checkpoints.names import checkpoint_name
 from worker.config import ModelConfig
@@ -60,18 +61,6 @@ def test_modules_named_as_in_older_transformers_load_alike(tmp_path: Path) -> No
     older = {f"model.{older_name(name)}": array for name, array in weights.items()}
     assert older.keys() != {f"model.{name}" for name in weights}
     assert same(load(weights, tmp_path), load(older, tmp_path))
-
-
-def older_name(name: str) -> str:
-    """Of transformers before 4.52."""
-    for new, old in (
-        ("paligemma.lm_head.", "paligemma.language_model.lm_head."),
-        ("paligemma.model.language_model.", "paligemma.language_model.model."),
-        ("paligemma.model.vision_tower.", "paligemma.vision_tower."),
-        ("paligemma.model.multi_modal_projector.", "paligemma.multi_modal_projector."),
-    ):
-        name = name.replace(new, old)
-    return name
 
 
 def test_a_tensor_under_both_names_is_refused(tmp_path: Path) -> None:
