@@ -28,18 +28,11 @@ from worker.config import (
     RuntimeConfig,
 )
 from worker.errors import CheckpointError, ConfigError
+from worker.policies.assembly import prompt_form, scales_and_cameras
+from worker.policies.warm_up import blank_observation, camera_sets
 from worker.robots import find_robot
-from worker.robots.lerobot import check_robot, lerobot_cameras, lerobot_stats
-from worker.robots.norm_stats import NormStats, read_norm_stats
 from worker.robots.observations import Array, Image, describe
-from worker.robots.tokenizers import (
-    PI0,
-    PI0_FAST,
-    PI05,
-    PromptForm,
-    PromptTokenizer,
-    lerobot_form,
-)
+from worker.robots.tokenizers import PromptTokenizer
 from worker.robots.transforms import ModelInput, NoActions, Transforms, check_fit
 from worker.runtime.threads import set_threads
 
@@ -166,10 +159,10 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
         Returns the milliseconds that an inference with all of them takes afterwards.
         """
-        for images in self._camera_sets():
+        for images in camera_sets(self.transforms.cameras):
             self._try(images)
         started = time.perf_counter()
-        self._try(self._camera_sets()[-1])
+        self._try(camera_sets(self.transforms.cameras)[-1])
         return 1e3 * (time.perf_counter() - started)
 
     def _try(self, images: Sequence[Image]) -> None:
@@ -178,12 +171,8 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             if isinstance(answer, Exception):
                 raise answer
 
-    def _camera_sets(self) -> list[list[Image]]:
-        """One for every number of cameras that the robot may send, all of them last."""
-        images = list(self.transforms.cameras.values())
-        required = [image for image in images if not image.optional]
-        optional = [image for image in images if image.optional]
-        return [[*required, *optional[:count]] for count in range(len(optional) + 1)]
+    def _blank(self, images: Sequence[Image]) -> dict[str, Any]:
+        return blank_observation(self.transforms.robot, images, self._default_prompt)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Actions, float64 (horizon, robot's action dim), and milliseconds by stage.
@@ -253,13 +242,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         return {"actions": actions, "prompt_shortened_to": given.shortened_to}
 
     def _make_transforms(self) -> Transforms:
-        lerobot, cameras = self._files.lerobot, None
-        if lerobot is not None:
-            check_robot(self._env, lerobot)
-            stats = lerobot_stats(self._env, lerobot)
-            cameras = lerobot_cameras(find_robot(self._env.robot), lerobot, self._env.images)
-        else:
-            stats = self._public_stats()
+        stats, cameras = scales_and_cameras(self._env, self._model, self._files)
         tokenizer, decode = self._make_tokenizer()
         if tokenizer.vocab_size != self._model.vocab_size:
             raise CheckpointError(
@@ -270,32 +253,12 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             self._env, self._model, stats, tokenizer, self._default_prompt, decode, cameras
         )
 
-    def _public_stats(self) -> NormStats:
-        if self._env.images is not None:
-            raise ConfigError(
-                "env.images is for LeRobot's checkpoints: an openpi model's cameras are named by"
-                " env.robot"
-            )
-        if self._files.norm_stats is None:
-            raise CheckpointError("the checkpoint has no statistics")
-        robot = find_robot(self._env.robot)
-        return read_norm_stats(
-            self._files.norm_stats, self._model.normalization, robot.state_dim, robot.action_dim
-        )
-
-    def _prompt_form(self) -> PromptForm:
-        """How prompts looked when the checkpoint was trained."""
-        lerobot = self._files.lerobot
-        if lerobot is not None:
-            return lerobot_form(lerobot.architecture, lerobot.padded_state_dim)
-        if self._model.architecture is Architecture.pi0_fast:
-            return PI0_FAST
-        return PI05 if self._model.discrete_state_input else PI0
-
     def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array | None] | None]:
         """Prompts to tokens; and what the model answers to normalised actions, if it isn't them."""
         path = self._files.tokenizer
-        return PromptTokenizer(path, self._model.max_token_len, self._prompt_form()), None
+        return PromptTokenizer(
+            path, self._model.max_token_len, prompt_form(self._model, self._files)
+        ), None
 
     def _deciding_settings(self) -> dict[str, Any]:
         return {
@@ -323,22 +286,3 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         if self._env.reset_pose is not None:
             metadata["reset_pose"] = list(self._env.reset_pose)
         return metadata
-
-    def _blank(self, images: Sequence[Image]) -> dict[str, Any]:
-        observation: dict[str, Any] = {"prompt": self._default_prompt or "warm up"}
-        for vector in self.transforms.robot.vectors:
-            _put(observation, vector.path, np.zeros(vector.size, np.float32))
-        for image in images:
-            _put(observation, image.path, np.zeros((3, 224, 224), np.uint8))
-        # An image that this model does not use may be one that the robot has to send.
-        for image in self.transforms.robot.images:
-            if not image.optional and image not in images:
-                _put(observation, image.path, np.zeros((3, 224, 224), np.uint8))
-        return observation
-
-
-def _put(tree: dict[str, Any], path: Sequence[str], value: npt.NDArray[Any]) -> None:
-    """Set `value` at a nested key."""
-    for part in path[:-1]:
-        tree = tree.setdefault(part, {})
-    tree[path[-1]] = value

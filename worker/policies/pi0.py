@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 from worker.config import Architecture
 from worker.policies.chunk_policy import ChunkPolicy
+from worker.policies.warm_up import camera_sets
 
 if TYPE_CHECKING:
     from worker.runtime.runner import Runner
@@ -16,7 +17,7 @@ class Pi0Policy(ChunkPolicy["Runner"]):
 
     def warm_up(self) -> float:
         """Also makes ready for every batch and prompt that may come."""
-        sets = self._camera_sets()
+        sets = camera_sets(self.transforms.cameras)
         given = [self.transforms.inputs(self._blank(images)) for images in sets]
         # A prompt that holds the state has no usual length.
         usual = None if self._model.discrete_state_input else len(given[-1].tokens)
