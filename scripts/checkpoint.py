@@ -25,8 +25,6 @@ from worker.checkpoints.download.addresses import parse
 from worker.checkpoints.download.progress import Progress
 from worker.checkpoints.dtypes import BY_NAME
 from worker.checkpoints.folders import (
-    WEIGHTS_FILE,
-    WEIGHTS_FOLDER,
     asset_ids,
     find_weights,
     local_folder,
@@ -34,6 +32,7 @@ from worker.checkpoints.folders import (
     system_errors,
 )
 from worker.checkpoints.inspection import UNTOLD, architecture, dimensions, fits, statistics
+from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER
 from worker.checkpoints.saved_config import SavedConfig, read_saved_config
 from worker.checkpoints.weights import Weights, nbytes, open_weights
 from worker.config import DownloadConfig

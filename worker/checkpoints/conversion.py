@@ -12,7 +12,7 @@ import torch
 
 from worker.checkpoints.dtypes import BY_SAFETENSORS
 from worker.checkpoints.files import TOKENIZER_NAMES
-from worker.checkpoints.folders import WEIGHTS_FILE
+from worker.checkpoints.layout import WEIGHTS_FILE
 from worker.checkpoints.lerobot import CONFIG, POSTPROCESSOR, PREPROCESSOR
 from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.safetensors_file import Description

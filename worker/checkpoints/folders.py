@@ -8,11 +8,9 @@ from pathlib import Path
 
 from worker.checkpoints.download import Cache, is_remote
 from worker.checkpoints.download.addresses import parse
+from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER, WEIGHTS_INDEX, has_weights
 from worker.errors import CheckpointError
 
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_INDEX = "model.safetensors.index.json"
-WEIGHTS_FOLDER = "params"
 LEROBOT_FOLDERS = ("pretrained_model", "last/pretrained_model", "checkpoints/last/pretrained_model")
 """Where LeRobot's training puts a policy, below a step's folder, and below a run's."""
 ADAPTERS = ("adapter_model.safetensors", "adapter_model.bin", "adapter_config.json")
@@ -81,12 +79,6 @@ def policy_folder(folder: Path) -> Path:
         return folder
     below = (folder / name for name in LEROBOT_FOLDERS)
     return next((path for path in below if has_weights(path)), folder)
-
-
-def has_weights(folder: Path) -> bool:
-    """Do weights lie directly in `folder`, in any form that is read?"""
-    files = (folder / WEIGHTS_FILE, folder / WEIGHTS_INDEX)
-    return any(path.is_file() for path in files) or (folder / WEIGHTS_FOLDER).is_dir()
 
 
 def find_weights(folder: Path) -> Path:

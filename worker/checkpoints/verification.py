@@ -13,7 +13,7 @@ from worker.checkpoints.download.addresses import Address
 from worker.checkpoints.download.store import Interrupted, Store
 from worker.checkpoints.download.transfer import needed
 from worker.checkpoints.files import TOKENIZER_NAMES
-from worker.checkpoints.folders import WEIGHTS_FILE, WEIGHTS_FOLDER, asset_ids, find_weights
+from worker.checkpoints.folders import asset_ids, find_weights
 from worker.checkpoints.inspection import (
     architecture,
     dimensions,
@@ -21,6 +21,7 @@ from worker.checkpoints.inspection import (
     statistics,
     statistics_problem,
 )
+from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER
 from worker.checkpoints.lerobot import CONFIG, LeRobotPolicy
 from worker.checkpoints.names import match
 from worker.checkpoints.saved_config import SavedConfig, read_saved_config, served_model

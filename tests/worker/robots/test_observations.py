@@ -1,5 +1,6 @@
 """Each thing that can be wrong with an observation is named: the key, what fits, what came."""
 
+import enum
 from typing import Any
 
 import numpy as np
@@ -53,14 +54,49 @@ def test_floats_become_bytes_by_truncation() -> None:
     assert image.min() == image.max() == 254
 
 
-@pytest.mark.parametrize("gripper", [0.5, np.float32(0.5), np.array(0.5), [0.5], np.array([0.5])])
+@pytest.mark.parametrize(
+    "gripper", [0.5, np.float32(0.5), np.array(0.5), [0.5], np.array([0.5]), [np.float64(0.5)]]
+)
 def test_a_bare_number_is_a_gripper(gripper: Any) -> None:
     checked = check(droid(gripper_position=gripper), RobotName.droid)
     assert checked.vectors["observation/gripper_position"].tolist() == [0.5]
 
 
-def test_lists_of_numbers_are_a_state() -> None:
-    assert check(aloha(state=[0] * 13 + [1.5])).vectors["state"].tolist() == [0.0] * 13 + [1.5]
+@pytest.mark.parametrize(
+    "state",
+    [
+        [0] * 13 + [2],
+        (0.0,) * 13 + (2.0,),
+        [np.float32(0)] * 13 + [np.int16(2)],
+        [np.array(0.0)] * 13 + [np.array(2)],
+        np.array([0] * 13 + [2]),
+        np.array([0] * 13 + [2], np.uint8),
+        np.array([0] * 13 + [2], np.float16),
+    ],
+    ids=str,
+)
+def test_numbers_of_any_kind_are_a_state(state: Any) -> None:
+    vector = check(aloha(state=state)).vectors["state"]
+    assert vector.dtype == np.float64
+    assert vector.tolist() == [0.0] * 13 + [2.0]
+
+
+class Task(str, enum.Enum):  # noqa: UP042 - on Python 3.8 there is no other
+    """As people name their tasks."""
+
+    FOLD = "fold it"
+
+
+class Words(str):
+    """A text of one's own kind."""
+
+
+@pytest.mark.parametrize(
+    "prompt", [Task.FOLD, Words("fold it"), np.str_("fold it"), np.array("fold it")]
+)
+def test_texts_of_any_kind_are_a_prompt(prompt: Any) -> None:
+    found = check(aloha(prompt=prompt)).prompt
+    assert (type(found), found) == (str, "fold it")
 
 
 def test_the_default_prompt_fills_in_only_where_none_came() -> None:
@@ -74,9 +110,14 @@ def test_noise_and_seed_travel_along() -> None:
     assert checked.seed == 7
     assert checked.noise is not None
     assert checked.noise.shape == NOISE
+    again = check(aloha(noise=np.ones(NOISE), seed=np.array(7)))
+    assert again.seed == 7
+    np.testing.assert_array_equal(again.noise, checked.noise)
+    assert again.noise is not None
+    assert again.noise.dtype == np.float32
 
 
-STATE = r"state: expected floats of shape \(14,\), got "
+STATE = r"state: expected numbers of shape \(14,\), got "
 CAMERA = r"images/cam_high: expected an image of shape \(3, H, W\), uint8 or float in \[0, 1\]"
 WRONG: list[tuple[Any, str]] = [
     (None, "expected a dict, got NoneType"),
@@ -88,7 +129,10 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (aloha(state=np.zeros(7)), STATE + r"float64 of shape \(7,\)"),
     (aloha(state=np.zeros((1, 14))), STATE + r"float64 of shape \(1, 14\)"),
-    (aloha(state=np.zeros(14, np.int64)), STATE + "int64"),
+    (aloha(state=np.zeros(14, np.bool_)), STATE + "bool"),
+    (aloha(state=[np.bool_(True)] * 14), STATE + "list"),
+    (aloha(state=[np.zeros(1)] * 14), STATE + "list"),
+    (aloha(prompt=np.array(["fold"])), r"prompt: expected a str, got <U4 of shape \(1,\)"),
     (aloha(state=np.zeros(14, np.complex64)), STATE + "complex64"),
     (aloha(state=np.array(["a"] * 14)), STATE + "<U1"),
     (aloha(state="home"), STATE + "str 'home'"),
@@ -121,9 +165,10 @@ WRONG: list[tuple[Any, str]] = [
     (aloha(stat=1), "stat: no such key; did you mean state"),
     (aloha(zebra=1), "zebra: no such key; expected are images, noise, prompt, seed, state"),
     ({**aloha(), 7: 1}, "7: no such key"),
-    (aloha(noise=np.zeros((5, 3), np.float32)), r"noise: expected float32 of shape \(5, 4\), got"),
-    (aloha(noise=np.zeros(NOISE)), "noise: expected float32 .* got float64"),
-    (aloha(noise=[1.0]), "noise: expected float32"),
+    (aloha(noise=np.zeros((5, 3), np.float32)), r"noise: expected floats of shape \(5, 4\), got"),
+    (aloha(noise=np.zeros(NOISE, np.int32)), "noise: expected floats .* got int32"),
+    (aloha(noise=np.full(NOISE, 1e300)), "noise: NaN or infinity in it, as float32"),
+    (aloha(noise=[1.0]), "noise: expected floats"),
     (aloha(noise=np.full(NOISE, np.nan, np.float32)), "noise: NaN"),
     (aloha(seed=-1), "seed: expected an int from 0"),
     (aloha(seed=2**64), "seed: expected an int from 0"),
@@ -151,7 +196,7 @@ def test_a_nested_observation_is_told_the_flat_keys() -> None:
 
 
 def test_a_wrong_shape_is_named_where_scalars_are_allowed() -> None:
-    with pytest.raises(BadObservation, match=r"shape \(1,\) or one float, got .* \(2,\)"):
+    with pytest.raises(BadObservation, match=r"shape \(1,\) or one number, got .* \(2,\)"):
         check(droid(gripper_position=np.zeros(2)), RobotName.droid)
 
 
