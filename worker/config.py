@@ -178,7 +178,11 @@ class ModelConfig:
 
     @property
     def action_expert(self) -> ExpertConfig:
-        """The expert of a flow model. Raises `ConfigError` where there is none."""
+        """The expert of a flow model.
+
+        Raises:
+            ConfigError: there is none.
+        """
         if self.expert is None:
             raise ConfigError(f"model.expert=null: model.architecture={self.architecture} needs it")
         return self.expert

@@ -100,12 +100,14 @@ class Leaf:
 
 
 class OrbaxFolder:
-    """The leaves of a `params/` folder, by their path: `PaliGemma/llm/final_norm/scale`.
-
-    Raises `CheckpointError` where the folder is damaged or in a form that is not read.
-    """
+    """The leaves of a `params/` folder, by their path: `PaliGemma/llm/final_norm/scale`."""
 
     def __init__(self, path: Path) -> None:
+        """Open the folder and describe its leaves.
+
+        Raises:
+            CheckpointError: it is damaged or in a form that is not read.
+        """
         self.path = path
         if not (path / "manifest.ocdbt").is_file():
             raise self._unreadable("has no manifest.ocdbt, so it is not in Orbax's OCDBT form")

@@ -34,7 +34,11 @@ class ActionTokenizer:
     """An action tokenizer in the public format: a folder with `FILES`."""
 
     def __init__(self, folder: Path) -> None:
-        """Read `folder`. Raises `CheckpointError` where it is missing, damaged or another's."""
+        """Read `folder`.
+
+        Raises:
+            CheckpointError: it is missing, damaged or another program's.
+        """
         self.folder = folder
         texts = [_read(folder, name) for name in FILES]
         try:
@@ -74,7 +78,11 @@ class FastTokenizer:
     dim: int
 
     def __post_init__(self) -> None:
-        """Raises `CheckpointError` where the text has not room for all action tokens."""
+        """Make sure that the text tokenizer has room for all action tokens.
+
+        Raises:
+            CheckpointError: it has not.
+        """
         room = self.text.vocab_size - RESERVED
         if self.actions.vocab_size > room:
             raise CheckpointError(

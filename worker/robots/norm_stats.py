@@ -82,6 +82,8 @@ def read_norm_stats(
 def _scale(path: Path, name: str, stats: Any, normalization: Normalization, dims: int) -> Scale:
     keys = ("mean", "std") if normalization is Normalization.zscore else ("q01", "q99")
     try:
+        if any(stats[key] is None for key in keys):
+            raise TypeError("null")
         first, second = (np.asarray(stats[key], dtype=np.float64) for key in keys)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(

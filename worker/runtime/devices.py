@@ -20,7 +20,11 @@ _LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
 
 
 def choose_device(device: Device) -> torch.device:
-    """The torch device of the setting. Raises `ConfigError` for CUDA where there is none."""
+    """The torch device of the setting.
+
+    Raises:
+        ConfigError: it is CUDA, and there is none.
+    """
     has_cuda = torch.cuda.is_available()
     if device is Device.cuda and not has_cuda:
         raise ConfigError("device=cuda: torch finds no CUDA device here; use device=cpu")
@@ -40,7 +44,11 @@ def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> 
 
 
 def ensure_room(needed: int, device: torch.device) -> None:
-    """Raises `ConfigError` where `device` has no room for weights of `needed` bytes."""
+    """Make sure that `device` has room for weights of `needed` bytes.
+
+    Raises:
+        ConfigError: it has not.
+    """
     free = free_bytes(device)
     if free is not None and needed * SPARE > free:
         raise ConfigError(
@@ -70,10 +78,13 @@ def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def losing(device: torch.device) -> Iterator[None]:
-    """Raises `DeviceLost` for an error after which every later call to `device` fails too.
+def device_errors(device: torch.device) -> Iterator[None]:
+    """Tell errors after which every later call to `device` fails too from all others.
 
-    Too little memory is none of them: a smaller batch may go on.
+    Running out of memory is not such an error: a smaller batch may still fit.
+
+    Raises:
+        DeviceLost: the device failed and the process has to end.
     """
     try:
         yield

@@ -11,7 +11,7 @@ from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
 from worker.robots.robot import CAMERAS
 from worker.robots.tokenizers import Tokens
 from worker.robots.transforms import ModelInput
-from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.devices import choose_device, choose_dtype, device_errors, put
 from worker.runtime.graphs import Captures
 from worker.runtime.layout import arrange
 from worker.runtime.loading import fill
@@ -69,12 +69,14 @@ class FastRunner:
         """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
 
         All are decoded together, each as if it were alone, until the last has ended. An answer
-        with `BROKEN` in it came from numbers that were not finite. Raises `DeviceLost` where the
-        device fails.
+        with `BROKEN` in it came from numbers that were not finite.
+
+        Raises:
+            DeviceLost: the device fails.
         """
         if not requests:
             return []
-        with losing(self.device):
+        with device_errors(self.device):
             return self._write(requests)
 
     @torch.inference_mode()

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
 from worker.robots.transforms import ModelInput
-from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.devices import choose_device, choose_dtype, device_errors, put
 from worker.runtime.graphs import Arrays, Captures, Replay
 from worker.runtime.layout import arrange
 from worker.runtime.loading import load_model
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Actions = npt.NDArray[np.float32]
 
@@ -49,8 +49,9 @@ class Runner:
     ) -> None:
         """Load the weights (None: seeded ones) and compute all that depends on time alone.
 
-        Raises `CheckpointError` as `load_model` does, `ConfigError` where there is no such device
-        or no room on it.
+        Raises:
+            CheckpointError: as `load_model`.
+            ConfigError: there is no such device, or no room on it.
         """
         self._config, self._seed = config, seed
         self.device = choose_device(device)
@@ -82,19 +83,21 @@ class Runner:
         ]
         for done, shape in enumerate(shapes, start=1):
             self._replay(shape)
-            log.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
+            logger.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
 
     def __call__(self, requests: Sequence[ModelInput]) -> list[Actions]:
         """Normalised actions, float32 (horizon, action dim), of each request.
 
         Requests with equally many cameras run as one batch. With graphs, shorter prompts are
         padded, and the padding masked; without, batches have prompts of one length.
-        Raises `DeviceLost` where the device fails.
+
+        Raises:
+            DeviceLost: the device fails.
         """
         answers: dict[int, Actions] = {}
         for shape, members in self._groups(requests).items():
             arrays = self._arrays([requests[i] for i in members], shape)
-            with losing(self.device):
+            with device_errors(self.device):
                 batch = self._run(shape, arrays)
             answers.update(zip(members, batch, strict=True))
         return [answers[i] for i in range(len(requests))]

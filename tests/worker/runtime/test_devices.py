@@ -8,7 +8,13 @@ from worker.config import Device, Dtype
 from worker.errors import ConfigError, DeviceLost
 from worker.models import attention
 from worker.runtime import devices
-from worker.runtime.devices import choose_device, choose_dtype, ensure_room, free_bytes, losing
+from worker.runtime.devices import (
+    choose_device,
+    choose_dtype,
+    device_errors,
+    ensure_room,
+    free_bytes,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -94,7 +100,7 @@ def test_a_model_that_does_not_fit_says_how_much_is_needed_and_free(
 def test_a_device_that_failed_is_lost(error: RuntimeError) -> None:
     with (
         pytest.raises(DeviceLost, match=r"^cuda failed in the middle of service: (CUDA|cuDNN)"),
-        losing(CUDA),
+        device_errors(CUDA),
     ):
         raise error
 
@@ -103,5 +109,5 @@ def test_a_device_that_failed_is_lost(error: RuntimeError) -> None:
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes"), ValueError("x")]
 )
 def test_other_errors_are_the_requests_own(error: Exception) -> None:
-    with pytest.raises(type(error), match=str(error)), losing(CUDA):
+    with pytest.raises(type(error), match=str(error)), device_errors(CUDA):
         raise error

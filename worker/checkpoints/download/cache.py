@@ -13,7 +13,7 @@ from worker.checkpoints.layout import has_weights
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = (
     "OPENPI_DATA_HOME in the environment or download.cache_dir= names another folder,"
@@ -80,7 +80,7 @@ class Cache:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("another process downloads %s: waiting for it", address)
+                logger.info("another process downloads %s: waiting for it", address)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 

@@ -19,7 +19,7 @@ from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER, WEIGHTS_INDE
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """How often a range is asked for without getting one byte of it."""
@@ -62,7 +62,7 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
         missing = sum(partial.missing_bytes for partial in partials)
         cache.check_space(address, missing)
         total = sum(file.size for file in files)
-        log.info("downloading %s: %s in %d files", address, size(total), len(files))
+        logger.info("downloading %s: %s in %d files", address, size(total), len(files))
         with Progress(str(address), total, total - missing) as progress:
             _Transfer(store, partials, progress).run(config.connections)
         _move(content, target)
@@ -73,7 +73,7 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
             free = shutil.disk_usage(target.parent).free
             raise no_space(address, target, "it filled up", free) from error
         raise CheckpointError(f"{address} cannot be stored: {error}. {ELSEWHERE}") from error
-    log.info("downloaded %s to %s", address, target)
+    logger.info("downloaded %s to %s", address, target)
 
 
 def needed(files: Sequence[RemoteFile]) -> list[RemoteFile]:
