@@ -50,6 +50,9 @@ def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema
             composed = hydra_compose(name, words)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
             raise ConfigError(_explain(name, overrides, error)) from error
+    if "given" in get_type_hints(schema):
+        keys = [override.lstrip("+").partition("=")[0] for override in overrides]
+        OmegaConf.update(composed, "given", keys, force_add=True)
     return _typed(composed, schema)
 
 

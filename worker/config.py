@@ -6,7 +6,7 @@ types alone cannot make. Each class raises `SettingsError` for values that could
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar
 
@@ -22,7 +22,7 @@ IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
 
 
-class Robot(StrEnum):
+class RobotName(StrEnum):
     """The robots that are known by name, as `env.robot`."""
 
     aloha = "aloha"
@@ -108,13 +108,14 @@ class EnvConfig:
     default_prompt: str | None = MISSING
     control_hz: float = MISSING
     reset_pose: list[float] | None = MISSING
+    images: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
-        if "." not in self.robot and self.robot not in list(Robot):
+        if "." not in self.robot and self.robot not in list(RobotName):
             raise SettingsError(
-                f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
-                " a robot of your own (docs/robots.md)"
+                f"env.robot={self.robot} is none of {', '.join(RobotName)}, nor package.module.NAME"
+                " of a robot of your own (docs/robots.md)"
             )
         _at_least("env.", self, 0.001, "control_hz")
         _at_least("env.", self, 1, "action_dim")
@@ -278,6 +279,8 @@ class WorkerConfig:
     default_prompt: str | None = MISSING
     key: str | None = None
     log_format: LogFormat = LogFormat.text
+    given: list[str] = field(default_factory=list)
+    """The settings of the command line, by their keys: filled in, not to be set."""
 
     def __post_init__(self) -> None:
         """Refuse values of the right type that no worker could have.

@@ -57,6 +57,9 @@ class Writing:
 class Pi0Fast(PaliGemma):
     """The model; its runner calls `step` until all rows have ended."""
 
+    gap = 1
+    """Positions that are left out between prefix and answer: openpi trained with one."""
+
     def blank(self, batch: int, room: int) -> Writing:
         """Space for `batch` answers to prefixes of at most `room` tokens."""
         vlm, device = self.config.vlm, self.embedding.device
@@ -100,8 +103,7 @@ class Pi0Fast(PaliGemma):
     def step(self, writing: Writing) -> None:
         """Each row reads the token that it wrote last, and writes one more."""
         slot = writing.room - 1 + writing.count
-        # One position is left out between prefix and answer, as when the weights were trained.
-        positions = writing.lengths + writing.count
+        positions = writing.lengths + writing.count - 1 + self.gap
         rope = rope_at(positions[:, None, None], self.config.vlm.head_dim)
         places = torch.arange(writing.keys.shape[3], device=slot.device)
         begun = places >= (writing.room - writing.lengths)[:, None]

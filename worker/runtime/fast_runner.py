@@ -30,21 +30,35 @@ class FastRunner:
         device: Device,
         dtype: Dtype,
         runtime: RuntimeConfig,
+        cameras: int = len(CAMERAS),
+        is_lerobot: bool = False,
     ) -> None:
-        """Load the weights; where `weights` is None, seeded ones.
+        """Load the weights.
+
+        Args:
+            config: the model's sizes.
+            weights: where they lie; None: seeded ones.
+            device: where the model runs.
+            dtype: what it computes in.
+            runtime: how the process runs.
+            cameras: the most that a request has.
+            is_lerobot: were they trained by LeRobot, with one more token in each prompt, and
+                answers that follow it without a gap?
 
         Raises:
-            CheckpointError: the weights do not fit, as `fill` says.
+            CheckpointError: as `fill`.
             SettingsError: there is no such device, or no room on it.
         """
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, config.embedded)
         with torch.device("meta"):
             model = Pi0Fast(config)
+        model.gap = 0 if is_lerobot else 1
         self.model = fill(model, weights, self.device, self.dtype)
         with torch.no_grad():
             arrange(self.model, self.device, runtime.compile)
-        self._room = len(CAMERAS) * config.vision.tokens + config.max_token_len
+        images = max(cameras, len(CAMERAS)) * config.vision.tokens
+        self._room = images + config.max_token_len + int(is_lerobot)
         on_cuda = self.device.type == "cuda"
         self._check_every = CHECK_EVERY if on_cuda else 1
         self._uses_graphs = on_cuda and runtime.graphs is not False
@@ -55,10 +69,10 @@ class FastRunner:
         """What the model writes, int64 (`MAX_WRITTEN`,), on each request; zeros after its end.
 
         All are decoded together, each as if it were alone, until the last has ended. An answer
-        that holds `BROKEN` came from numbers that were not finite.
+        with `BROKEN` in it came from numbers that were not finite.
 
         Raises:
-            DeviceLost: the device failed.
+            DeviceLost: the device fails.
         """
         if not requests:
             return []

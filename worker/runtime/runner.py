@@ -18,7 +18,7 @@ from worker.runtime.graphs import Arrays, Captures, Replay
 from worker.runtime.layout import arrange
 from worker.runtime.loading import load_model
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Actions = npt.NDArray[np.float32]
 
@@ -87,7 +87,7 @@ class Runner:
         ]
         for done, shape in enumerate(shapes, start=1):
             self._replay(shape)
-            log.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
+            logger.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
 
     def __call__(self, requests: Sequence[ModelInput]) -> list[Actions]:
         """Normalised actions, float32 (horizon, action dim), of each request.
