@@ -144,14 +144,14 @@ def test_a_stopping_broker_answers_what_is_in_hand(stack: Stack) -> None:
     worker.wait_ready()
     in_hand = stack.infer({"tag": 1})
     mid_request(stack, worker)
-    waiting = stack.infer({"tag": 2})
+    waiting = stack.infer({"tag": 2}, timeout_s=5.0)
     late = stack.client()
     time.sleep(0.3)
     broker.terminate()
-    with pytest.raises(errors.Draining):
+    with pytest.raises(errors.Draining):  # at its deadline: until then it asks again
         waiting.result(WAIT_S)
     with pytest.raises(errors.Draining):
-        late.infer({})
+        late.infer({}, deadline_s=0.5)
     stack.open_gate()
     assert in_hand.result(WAIT_S)["tag"] == 1
     assert broker.wait(WAIT_S) == 0
