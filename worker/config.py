@@ -20,6 +20,10 @@ IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
 
 
+RTC_MODES = ("identity", "vjp", "trained")
+"""The forms of real-time chunking: `worker.robots.leftover.Mode`."""
+
+
 class Robot(StrEnum):
     """The robots that are known by name, as `env.robot`."""
 
@@ -193,6 +197,7 @@ class RuntimeConfig:
     graphs: bool | None = MISSING
     prompt_buckets: int = MISSING
     compile: bool = MISSING
+    rtc: list[str] = MISSING
 
     def __post_init__(self) -> None:
         """Refuse a worker that could never take a request."""
@@ -205,6 +210,12 @@ class RuntimeConfig:
             )
         if self.threads is not None:
             _at_least("runtime.", self, 1, "threads")
+        unknown = sorted(set(self.rtc) - set(RTC_MODES))
+        if unknown:
+            raise ConfigError(
+                f"runtime.rtc has {', '.join(unknown)}: forms of real-time chunking are"
+                f" {', '.join(RTC_MODES)}"
+            )
         if self.compile and self.graphs is False:
             raise ConfigError(
                 "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"

@@ -79,12 +79,8 @@ class Pi0(PaliGemma):
         return FlowStep(cond, self.expert.modulations(cond, self.dtype))
 
     def flow_steps(self, count: int) -> list[FlowStep]:
-        """Times 1, 1 - dt, ..., summed in float32 as the models were trained and are served."""
-        dt = np.float32(-1.0 / count)
-        times = [np.float32(1.0)]
-        while len(times) < count:
-            times.append(times[-1] + dt)
-        return [self.flow_step(float(time)) for time in times]
+        """What the network needs of each of `flow_times(count)`."""
+        return [self.flow_step(time) for time in flow_times(count)]
 
     def embed_actions(self, noisy: Tensor, step: FlowStep) -> Tensor:
         """The expert's action tokens, (batch, horizon, width), of `noisy` (batch, horizon, dim)."""
@@ -108,6 +104,15 @@ class Pi0(PaliGemma):
             velocity = self.velocity(actions, cache, step)
             actions = torch.sub(actions, velocity, alpha=1.0 / len(steps))
         return actions
+
+
+def flow_times(count: int) -> list[float]:
+    """1, 1 - dt, ..., summed in float32 as the models were trained and are served."""
+    dt = np.float32(-1.0 / count)
+    times = [np.float32(1.0)]
+    while len(times) < count:
+        times.append(times[-1] + dt)
+    return [float(time) for time in times]
 
 
 def embed_time(time: float, width: int) -> Tensor:

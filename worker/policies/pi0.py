@@ -183,9 +183,16 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
     def _check(self, observation: dict[str, Any]) -> ModelInput | BadObservation:
         try:
-            return self.transforms.inputs(observation)
+            given = self.transforms.inputs(observation)
         except BadObservation as error:
             return error
+        if given.guidance is not None and given.guidance.mode not in self._runtime.rtc:
+            served = ", ".join(self._runtime.rtc) or "none"
+            return BadObservation(
+                f"mode: this worker serves no {given.guidance.mode}; of real-time chunking it"
+                f" serves {served} (its runtime.rtc=)"
+            )
+        return given
 
     def _answer(self, raw: Raw, given: ModelInput) -> dict[str, Any] | PolicyFailed:
         actions = self.transforms.outputs(raw, given)
@@ -280,4 +287,5 @@ class Pi0Policy(ChunkPolicy["Runner"]):
         return {**super()._decisive(), "num_steps": self._num_steps, "seed": self._seed}
 
     def _describe(self) -> dict[str, Any]:
-        return {**super()._describe(), "num_steps": self._num_steps}
+        modes = list(self._runtime.rtc)
+        return {**super()._describe(), "num_steps": self._num_steps, "rtc": modes}

@@ -5,17 +5,19 @@ resize, tokenise, pad; and back: (decode tokens), unnormalise, absolute actions,
 Absent cameras and prompt padding are left out here, not masked later.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from client.errors import BadObservation
 from client.image_tools import resize_with_pad
 from worker.config import IMAGE_SIZE, Architecture, EnvConfig, ModelConfig
 from worker.errors import ConfigError
 from worker.robots import find_robot
+from worker.robots.leftover import Guidance, parse_leftover
 from worker.robots.norm_stats import NormStats
 from worker.robots.observations import Array, Picture, parse
 from worker.robots.tokenizers import PromptTokenizer, Tokens
@@ -37,6 +39,8 @@ class ModelInput:
     """Where the flow starts, (horizon, action dim), if the request brought it."""
     seed: int | None
     """Where it comes from, if it did not."""
+    guidance: Guidance | None = None
+    """The previous chunk, if the new one is to go on from it."""
 
 
 class Transforms:
@@ -94,7 +98,29 @@ class Transforms:
             robot_state=state,
             noise=observation.noise,
             seed=observation.seed,
+            guidance=self._guidance(sent, state),
         )
+
+    def _guidance(self, sent: Mapping[str, Any], state: Array) -> Guidance | None:
+        """What the flow follows of `sent`; `state`: the robot's now, in the model's convention.
+
+        The leftover goes the way of training actions, so relative ones begin at the new state.
+        """
+        horizon = None if self._fast else self._model.action_horizon
+        leftover = parse_leftover(sent, horizon, self.robot.action_dim)
+        if leftover is None:
+            return None
+        actions = leftover.actions
+        if self._adaptation is not None:
+            if self._adaptation.given_actions is None:
+                raise BadObservation(
+                    "prev_actions: this robot's adaptation has no given_actions, which brings"
+                    " actions into the model's convention"
+                )
+            actions = self._adaptation.given_actions(actions)
+        actions[:, self._delta] -= state[self._delta]
+        shape = (self._model.action_horizon, self._model.action_dim)
+        return leftover.guidance(self._stats.actions.normalize(actions), shape)
 
     def outputs(self, raw: npt.NDArray[np.float32] | Tokens, given: ModelInput) -> Array:
         """The robot's actions, float64 (horizon, robot's dims), of the model's answer.

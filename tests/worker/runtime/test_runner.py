@@ -77,7 +77,8 @@ def made_up(numbers: np.random.Generator, length: int) -> ModelInput:
 def test_all_shapes_are_prepared_and_no_other_comes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     runner = make_runner(
-        "env=aloha_sim", "model=tiny", "num_steps=1", "runtime.graphs=true", "runtime.slots=2"
+        *("env=aloha_sim", "model=tiny", "num_steps=1"),
+        *("runtime.graphs=true", "runtime.slots=2", "runtime.rtc=[]"),
     )
     runner.prepare(2, [1, 3], length=7)
     prepared = set(runner._replays)
