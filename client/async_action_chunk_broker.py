@@ -22,7 +22,8 @@ Observation = Any
 class Policy(Protocol):
     """Such as `ZmqPolicyClient`. With merge `rtc`, `infer` also takes the leftover's keywords."""
 
-    def infer(self, obs: dict[str, Any], **options: Any) -> dict[str, Any]: ...
+    @property
+    def infer(self) -> Callable[..., dict[str, Any]]: ...
 
     def reset(self) -> None: ...
 

@@ -42,7 +42,7 @@ class ChunkStatistics:
     max_age_s: float
     seams: int
     mean_seam_jump: float
-    """Largest change of any dim from the last action before a new chunk to the first of it."""
+    """Euclidean distance from the last action before a new chunk to the first of it."""
     max_seam_jump: float
     mean_inside_change: float
     """The same from step to step inside of chunks, to compare with."""
@@ -75,7 +75,7 @@ class Tally:
         self._slowed += rate < 1.0
         self._ages.add(age_s)
         if before is not None:
-            change = float(np.abs(action - before).max(initial=0.0))
+            change = float(np.linalg.norm(action - before))
             (self._seams if is_seam else self._inside).add(change)
 
     def answered(self, latency_s: float, skipped: int) -> None:
