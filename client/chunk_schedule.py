@@ -136,7 +136,7 @@ class ChunkSchedule:
         if plan is None or self._position > plan.end + 1e-9:
             self._tally.starved(has_begun=plan is not None)
             return Step(self._last, False, False, self._age(now), request)
-        action = plan.at(np.array([self._position]))[0]
+        action = plan.row(self._position)
         rate = self._rate(now, plan)
         seam, self._seam = self._seam, False
         self._tally.acted(action, self._last, seam and self._last is not None, self._age(now), rate)

@@ -40,6 +40,14 @@ class Chunk:
         exact = self.actions[below]
         return np.where(share > 0.0, (1.0 - share) * exact + share * self.actions[above], exact)
 
+    def row(self, position: float) -> Array:
+        """The action (dims,) due at `position`, from `start` to `end`."""
+        place = position - self.start
+        nearest = round(place)
+        if abs(place - nearest) < _TOLERANCE:
+            return self.actions[nearest]
+        return self.at([position])[0]
+
     def rest(self, position: float) -> Array:
         """The rows from `position` on, (n, dims); none where it is beyond the end."""
         count = int(np.floor(self.end - position + _TOLERANCE)) + 1
