@@ -108,6 +108,12 @@ class ZmqPolicyClient:
         noise: np.ndarray[Any, Any] | None = None,
         seed: int | None = None,
         deadline_s: float | None = None,
+        prev_actions: np.ndarray[Any, Any] | None = None,
+        inference_delay: int | None = None,
+        prefix_attention_horizon: int | None = None,
+        schedule: str | None = None,
+        max_guidance_weight: float | None = None,
+        mode: str | None = None,
     ) -> dict[str, Any]:
         """Ask for a chunk of actions.
 
@@ -117,6 +123,14 @@ class ZmqPolicyClient:
             noise: float32 (horizon, model action dim), the flow's starting point.
             seed: of the noise, where none is given. By default it derives from the request.
             deadline_s: time for this request instead of the client's `timeout_s`.
+            prev_actions: for real-time chunking: what is left of the previous chunk, floats
+                (rows, action_dim) as the robot got them; row 0 was due when `obs` was taken. The
+                new chunk begins as these go on. `AsyncActionChunkBroker` does all of this.
+            inference_delay: rows of it that will have been executed before the answer comes (0).
+            prefix_attention_horizon: rows of it that are heeded at all (all).
+            schedule: how heed fades after the delay: `linear`, `exp`, `ones` or `zeros`.
+            max_guidance_weight: how strong the pull is at most (10; 5 with `vjp`).
+            mode: `identity` (default), `vjp`, or `trained` where the checkpoint was trained for it.
 
         Returns:
             `actions`, (horizon, action_dim), and the milliseconds that were spent:
@@ -134,7 +148,16 @@ class ZmqPolicyClient:
             seed = _seed(seed)
         started = time.monotonic()
         until = started + left_s
-        body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)
+        rtc = {
+            "prev_actions": prev_actions,
+            "inference_delay": inference_delay,
+            "prefix_attention_horizon": prefix_attention_horizon,
+            "schedule": schedule,
+            "max_guidance_weight": max_guidance_weight,
+            "mode": mode,
+        }
+        given = _with_options(obs, noise=noise, seed=seed, **rtc)
+        body = encode_body(given, copy=self._copy)
         encoded = time.monotonic()
         header, frames = self._conversation.exchange("infer", body, until)
         arrived = time.monotonic()

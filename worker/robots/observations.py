@@ -14,12 +14,13 @@ import numpy.typing as npt
 
 from client.errors import BadObservation
 from worker.config import IMAGE_SIZE
+from worker.robots.leftover import KEYS as LEFTOVER_KEYS
 
 Array = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
 
 # What any robot may send beside its own keys.
-EXTRA_KEYS = ("prompt", "noise", "seed")
+EXTRA_KEYS = ("prompt", "noise", "seed", *LEFTOVER_KEYS)
 
 # Far beyond any robot, and far within what the transforms and float32 can take.
 LARGEST_STATE = 1e6
