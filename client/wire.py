@@ -23,6 +23,7 @@ VERSION = 1
 MAX_HEADER = 4096  # bytes
 MAX_FRAMES = 64  # of one message, header and body included
 MAX_NAME = 128  # characters in a name of anything
+MAX_MEMORY = 1024  # bytes of a reference to shared memory
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
