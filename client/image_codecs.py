@@ -29,8 +29,8 @@ CODECS = ("raw", "jpeg", "png")
 MARK, LAYOUT = "__image__", "layout"
 LAYOUTS = ("hwc", "chw")
 
-# Colour at full resolution: docs/image_codecs.md has what half of it would do to actions.
-_FULL_CHROMA = 0
+# How many pixels share one colour, as Pillow numbers it: docs/image_codecs.md has what each does.
+FULL_CHROMA, HALF_CHROMA = 0, 2  # 4:4:4 and 4:2:0
 # Of zlib's levels the fastest: the others take several times longer for a few percent.
 _PNG_LEVEL = 1
 _LONGEST_SIDE = 65_500  # what a JPEG file can declare
@@ -56,10 +56,8 @@ class ImageEncoder:
             raise ValueError(f"jpeg_quality is {jpeg_quality}: 1 to 100")
         self._encode_one: Callable[[Any], bytes] | None = {
             "raw": None,
-            "jpeg": lambda pixels: _save(
-                pixels, "JPEG", quality=int(jpeg_quality), subsampling=_FULL_CHROMA
-            ),
-            "png": lambda pixels: _save(pixels, "PNG", compress_level=_PNG_LEVEL),
+            "jpeg": lambda pixels: encode_jpeg(pixels, int(jpeg_quality)),
+            "png": encode_png,
         }[codec]
         self._threads: ThreadPoolExecutor | None = None
 
@@ -104,6 +102,16 @@ class ImageEncoder:
         pixels = np.stack(list(image), axis=-1) if layout == "chw" else image
         data: Any = encode_one(pixels)
         return {MARK: np.frombuffer(data, np.uint8) if len(data) >= LARGE else data, LAYOUT: layout}
+
+
+def encode_jpeg(pixels: Any, quality: int, chroma: int = FULL_CHROMA) -> bytes:
+    """A JPEG file of an image, uint8 (H, W, 3)."""
+    return _save(pixels, "JPEG", quality=quality, subsampling=chroma)
+
+
+def encode_png(pixels: Any) -> bytes:
+    """A PNG file of an image, uint8 (H, W, 3)."""
+    return _save(pixels, "PNG", compress_level=_PNG_LEVEL)
 
 
 def is_image(value: Any) -> bool:
