@@ -116,7 +116,7 @@ class Fleet:
             fields = {"kind": "result", "id": header["id"], "attempt": header["attempt"]}
             self._say(command.worker, INFERENCE_S, fields)
         elif header["kind"] == "heartbeat":
-            worker = self._core._fleet.pool.by_id[command.worker]
+            worker = self._core.pool.by_id[command.worker]
             fields = {"kind": "heartbeat", "n": header["n"], "ids": list(worker.in_hand)}
             self._say(command.worker, 0.0, fields)
 

@@ -25,15 +25,15 @@ class Accounts:
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
-        self._robots: dict[Hashable, Account] = {}
+        self.robots: dict[Hashable, Account] = {}
         self.total = Account()
 
-    def why_not(self, robot: Hashable, requests: int, size: int) -> str:
-        """Why so many more requests and bytes are too many; empty if they aren't.
+    def refusal(self, robot: Hashable, requests: int, size: int) -> str:
+        """The reason why so many more requests and bytes are too many; empty if they aren't.
 
         A request that takes the place of another is none more, and its bytes may be fewer.
         """
-        limits, total, own = self._limits, self.total, self._robots.get(robot)
+        limits, total, own = self._limits, self.total, self.robots.get(robot)
         if total.requests + requests > limits.max_requests:
             return f"{total.requests} requests are in hand (limits.max_requests)"
         if total.bytes + size > limits.max_total_bytes:
@@ -51,18 +51,18 @@ class Accounts:
 
     def take(self, robot: Hashable, size: int) -> None:
         """A request was accepted."""
-        own = self._robots.get(robot)
+        own = self.robots.get(robot)
         if own is None:
-            own = self._robots[robot] = Account()
+            own = self.robots[robot] = Account()
         for account in (own, self.total):
             account.requests += 1
             account.bytes += size
 
     def give_back(self, robot: Hashable, size: int) -> None:
         """A request got its final answer."""
-        own = self._robots[robot]
+        own = self.robots[robot]
         for account in (own, self.total):
             account.requests -= 1
             account.bytes -= size
         if not own.requests:
-            del self._robots[robot]
+            del self.robots[robot]

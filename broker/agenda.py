@@ -51,6 +51,11 @@ class Agenda(Generic[Item]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
 
+    def count_until(self, key: Any) -> int:
+        """How many items have this key or an earlier one; it looks at every item."""
+        turns = self._turns
+        return sum(1 for at, turn, item in self._heap if at <= key and turns.get(item) == turn)
+
     def pop(self) -> Item:
         """Take out the item whose turn it is.
 

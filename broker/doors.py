@@ -1,4 +1,4 @@
-"""The broker's two doors: their sockets, who is let in, and a count of who was not.
+"""The broker's two doors: their sockets, their keys, who is let in, and a count of who was not.
 
 With keys, libzmq asks about every newcomer by ZAP (ZeroMQ RFC 27) before it lets one in. The
 answer is given by the broker's own thread, between messages.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 
 import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
 from broker.config import BrokerConfig
-from broker.security import BACKEND, FRONTEND, Guard, Keyring
-from client.wire import receive
+from broker.security import BACKEND, FRONTEND, Guard, Keyring, read_keys
+from client import errors
+from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
 
 logger = logging.getLogger("broker")
 
@@ -24,6 +27,7 @@ Socket = zmq.Socket[bytes]
 HANDSHAKE_MS = 3_000  # a newcomer that has not said who it is by then is cut off
 _BACKLOG = 1024
 _KEPT = 16
+_MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
 _ZAP_ADDRESS = "inproc://zeromq.zap.01"
 
 # Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
@@ -98,6 +102,61 @@ def _open(
     return socket
 
 
+def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
+    """Check counts and sizes of what came, before any of it is read.
+
+    Args:
+        envelope: a robot's routing id, those of routers on the way and the empty frame; a
+            worker's routing id alone.
+        message: header, body and buffers.
+
+    Raises:
+        ProtocolError: there are too many frames, or the header is missing or too large.
+    """
+    if not message:
+        raise errors.ProtocolError("the message is empty: [header, body, buffers...] is expected")
+    if len(envelope) > _MAX_HOPS + 2:
+        raise errors.ProtocolError(
+            f"the return envelope has {len(envelope) - 2} frames before the empty one: "
+            f"at most {_MAX_HOPS} are allowed"
+        )
+    if len(message) > MAX_FRAMES:
+        raise errors.ProtocolError(f"{len(message)} frames: at most {MAX_FRAMES} are allowed")
+    if len(message[0]) > MAX_HEADER:
+        raise errors.ProtocolError(
+            f"header of {len(message[0])} bytes: at most {MAX_HEADER} are allowed"
+        )
+
+
+class KeyFolder:
+    """The folder of keys, read at the start and whenever an operator asks for it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Read it.
+
+        Raises:
+            ValueError: the keys cannot be read; the message names the file.
+        """
+        self._folder = folder
+        self.keyring = read_keys(folder)  # as it was at the start
+        self.guard = Guard(self.keyring)
+
+    def read_again(self) -> None:
+        """Believe what is in the folder now, if it can be read, and log what came of it."""
+        try:
+            keyring = read_keys(self._folder)
+        except ValueError as error:
+            logger.error("the old keys stay, the new ones cannot be read: %s", error)
+            return
+        if keyring.public != self.keyring.public:
+            logger.warning(
+                "the broker's own key was made anew: it holds from the next start on, and until "
+                "then peers whose key files name the new one cannot come in"
+            )
+        self.guard.reload(keyring)
+        logger.info("read the keys again: %d peers may come in", len(keyring.peers))
+
+
 class Monitor:
     """Counts what happens at a door; tells which connections closed."""
 
@@ -139,7 +198,7 @@ class Zap:
             door, key, reason = domain.decode(), "", "no key"
             if mechanism == b"CURVE" and len(credentials) == 1:
                 key = z85.encode(credentials[0]).decode("ascii")
-                reason = self._guard.why_not(door, key)
+                reason = self._guard.refusal(door, key)
             if reason:
                 self._counters[f"{door} refused: {reason}"] += 1
                 logger.warning("refused a peer from %s: %s", address.decode(), reason)

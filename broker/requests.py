@@ -25,7 +25,7 @@ class Request:
     deadline: float
     robot: Hashable = b""  # whose account it is on
     session: tuple[bytes, str] = field(init=False)  # of each, at most one request waits
-    priority: int = field(init=False)  # 0 first
+    turn: tuple[int, float] = field(init=False)  # priority class (0 first), then deadline
     state: RequestState = RequestState.WAITING
     attempt: int = 0  # leases so far
     holders: int = 0  # of them, those still in some worker's hands
@@ -34,7 +34,7 @@ class Request:
     def __post_init__(self) -> None:
         """Take from the header what scheduling asks for again and again."""
         self.session = self.id.client, self.header.get("session", "")
-        self.priority = self.header.get("priority", 1)
+        self.turn = self.header.get("priority", 1), self.deadline
 
     @property
     def is_final(self) -> bool:
@@ -64,8 +64,7 @@ class WaitingRoom:
                 return request  # an old one that comes back must not displace a newer one
             self.remove(displaced)
         self.sessions[request.session] = request
-        key = (request.priority, request.deadline)
-        self.queues.setdefault(request.policy, Agenda()).add(key, request)
+        self.queues.setdefault(request.policy, Agenda()).add(request.turn, request)
         return displaced
 
     def remove(self, request: Request) -> None:
@@ -90,6 +89,18 @@ class WaitingRoom:
         """How many wait for a policy."""
         queue = self.queues.get(policy)
         return len(queue) if queue is not None else 0
+
+    def served_before(self, request: Request) -> int:
+        """How many of those that wait would be served before a request that does not wait yet.
+
+        The older one of its session is none of them, as the request takes its place.
+        """
+        queue = self.queues.get(request.policy)
+        if queue is None:
+            return 0
+        older = self.sessions.get(request.session)
+        is_counted = older is not None and older in queue and older.turn <= request.turn
+        return queue.count_until(request.turn) - is_counted
 
     def all_for(self, policy: str | None) -> Iterator[Request]:
         """Those that wait for a policy, in no particular order."""

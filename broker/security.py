@@ -115,8 +115,8 @@ class Guard:
             for client in self._owned.pop(key):
                 del self._owners[client]
 
-    def why_not(self, door: str, key: str) -> str:
-        """Why a key may not come in at a door, in a word or two; empty if it may."""
+    def refusal(self, door: str, key: str) -> str:
+        """The reason why a key may not come in at a door, in a few words; empty if it may."""
         identity = self._peers.get(key)
         if identity is None:
             return "unknown key"

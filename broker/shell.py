@@ -17,7 +17,7 @@ import zmq
 
 from broker.config import BrokerConfig
 from broker.core import Core
-from broker.doors import Monitor, Socket, Zap, open_backend, open_frontend
+from broker.doors import KeyFolder, Monitor, Socket, Zap, check_frames, open_backend, open_frontend
 from broker.events import (
     Command,
     ConnectionLost,
@@ -31,13 +31,11 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
-from broker.security import BACKEND, FRONTEND, Guard, read_keys
+from broker.security import BACKEND, FRONTEND
 from client import errors
 from client.wire import (
     FROM_CLIENT,
     FROM_WORKER,
-    MAX_FRAMES,
-    MAX_HEADER,
     VERSION,
     Frame,
     Header,
@@ -54,7 +52,6 @@ _BATCH = 32  # messages taken from one socket before the other gets its turn
 # A robot's libzmq forgets an answer not read yet once it notices that we are gone (measured).
 _PARTING_S = 0.2
 _FOR_EVER = float("inf")
-_MAX_ENVELOPE = 8  # routing frames before the empty one
 
 
 class Shell:
@@ -68,19 +65,19 @@ class Shell:
             zmq.ZMQError: an address that cannot be bound.
         """
         self._config = config
-        keys = None if config.keys is None else read_keys(Path(config.keys))
+        self._keys = None if config.keys is None else KeyFolder(Path(config.keys))
+        self._guard = None if self._keys is None else self._keys.guard
+        keyring = None if self._keys is None else self._keys.keyring
         self._core = Core(config, secrets.randbits(62), time.monotonic())
         self.counters = self._core.counters
-        self._guard = None if keys is None else Guard(keys)
-        self._public = b"" if keys is None else keys.public
         self._context: zmq.Context[Socket] = zmq.Context()
         self._serve: dict[Socket, Callable[[], object]] = {}
         try:
             if self._guard is not None:
                 zap = Zap(self._context, self._guard, self.counters)
                 self._serve[zap.socket] = zap.serve
-            self._frontend = open_frontend(self._context, config, keys)
-            self._backend = open_backend(self._context, config, keys)
+            self._frontend = open_frontend(self._context, config, keyring)
+            self._backend = open_backend(self._context, config, keyring)
         except zmq.ZMQError:
             self._context.destroy(linger=0)
             raise
@@ -110,6 +107,7 @@ class Shell:
                 self._serve[socket]()
             now = time.monotonic()
             if self._reloading:
+                self._reloading = False
                 self._read_keys_again()
             if self._stopping and self._may_leave(now):
                 break
@@ -141,22 +139,10 @@ class Shell:
         self._reloading = True
 
     def _read_keys_again(self) -> None:
-        self._reloading = False
-        if self._guard is None or self._config.keys is None:
+        if self._keys is None:
             logger.warning("there are no keys to read again: start with keys=FOLDER")
-            return
-        try:
-            keys = read_keys(Path(self._config.keys))
-        except ValueError as error:
-            logger.error("the old keys stay, the new ones cannot be read: %s", error)
-            return
-        if keys.public != self._public:
-            logger.warning(
-                "the broker's own key was made anew: it holds from the next start on, and until "
-                "then peers whose key files name the new one cannot come in"
-            )
-        self._guard.reload(keys)
-        logger.info("read the keys again: %d peers may come in", len(keys.peers))
+        else:
+            self._keys.read_again()
 
     def _wait(self, milliseconds: float) -> None:
         for descriptor, _ in self._poller.poll(milliseconds):
@@ -175,7 +161,7 @@ class Shell:
             header: Header = {}
             sender, peer = envelope[0].bytes, ""
             try:
-                _check_frames(envelope, message)
+                check_frames(envelope, message)
                 header = decode_header(message[0], FROM_CLIENT)
                 if self._guard is not None:
                     peer = self._guard.admit_robot(_key_of(envelope[0]), sender, header).name
@@ -213,7 +199,7 @@ class Shell:
                 self._refuse(self._backend, frames[:2], error)
                 continue
             try:
-                _check_frames(frames[:1], frames[1:])
+                check_frames(frames[:1], frames[1:])
                 header = decode_header(frames[1], FROM_WORKER)
                 if self._guard is not None:
                     self._guard.admit_worker(_key_of(frames[0]), worker, header)
@@ -295,12 +281,3 @@ class Shell:
 def _key_of(frame: zmq.Frame) -> str:
     """Whose key a message came with: what the answer by ZAP said."""
     return str(frame.get("User-Id"))
-
-
-def _check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
-    if not message:
-        raise errors.ProtocolError("the message is empty: [header, body, buffers...] is expected")
-    if len(envelope) > _MAX_ENVELOPE + 2 or len(message) > MAX_FRAMES:
-        raise errors.ProtocolError(f"{len(message)} frames: at most {MAX_FRAMES} are allowed")
-    if len(message[0]) > MAX_HEADER:
-        raise errors.ProtocolError(f"header of {len(message[0])} bytes: {MAX_HEADER} are allowed")

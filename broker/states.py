@@ -1,4 +1,4 @@
-"""What may become of a worker and of a request, as data.
+"""What can become of a worker and of a request, as data.
 
 `docs/protocol.md` draws these tables. A move that is not in them is a bug in the core, never
 something that a peer could cause, so it raises.
@@ -44,13 +44,11 @@ WORKER_MOVES: Mapping[tuple[WorkerState, str], WorkerState] = {
     (_W.READY, "drain"): _W.DRAINING,
     (_W.READY, "lost"): _W.GONE,
     (_W.SUSPECT, "ready"): _W.SUSPECT,
-    (_W.SUSPECT, "silent"): _W.SUSPECT,
     (_W.SUSPECT, "overdue"): _W.SUSPECT,
     (_W.SUSPECT, "cleared"): _W.READY,
     (_W.SUSPECT, "drain"): _W.DRAINING,
     (_W.SUSPECT, "lost"): _W.GONE,
     (_W.DRAINING, "ready"): _W.DRAINING,
-    (_W.DRAINING, "silent"): _W.DRAINING,
     (_W.DRAINING, "overdue"): _W.DRAINING,
     (_W.DRAINING, "drain"): _W.DRAINING,
     (_W.DRAINING, "lost"): _W.GONE,

@@ -2,87 +2,40 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from broker.events import RobotMessage
-from broker.requests import Request, WaitingRoom
+from broker.inflight import InFlight
 from broker.states import RequestState
+from broker.telemetry import RobotRecord, Telemetry
 from broker.workers import Pool, Worker
 
 WINDOW_S = 60.0  # of which latencies are told
-_MOST = 256  # rows in each list of a report, and robots remembered
-_RECENT = 1024  # latencies kept
+_MOST = 256  # rows in each list of a report
 
 
-@dataclass(slots=True)
-class Robot:
-    """One client, as it was when it last asked for actions."""
-
-    name: str
-    key: str
-    policy: str
-    seen_at: float
-    requests: int = 0
-
-
-@dataclass(slots=True)
-class Notebook:
-    """What the core writes down as it goes, at a microsecond a request; bounded."""
-
-    started_at: float
-    robots: dict[bytes, Robot] = field(default_factory=dict)  # the one seen last is last
-    latencies: deque[tuple[float, float, float]] = field(
-        default_factory=lambda: deque(maxlen=_RECENT)
-    )
-
-    def saw(self, client: bytes, message: RobotMessage, now: float) -> None:
-        """A robot asked for actions."""
-        robot = self.robots.pop(client, None)
-        if robot is None:
-            header = message.header
-            robot = Robot(header.get("robot", ""), message.peer, header.get("policy", ""), now)
-            if len(self.robots) >= _MOST:
-                del self.robots[next(iter(self.robots))]
-        robot.seen_at = now
-        robot.requests += 1
-        self.robots[client] = robot
-
-    def took(self, queue_ms: float, worker_ms: float, now: float) -> None:
-        """A request was answered with a result."""
-        self.latencies.append((now, queue_ms, worker_ms))
-
-
-def report(
-    notebook: Notebook,
-    pool: Pool,
-    waiting: WaitingRoom,
-    requests: Iterable[Request],
-    counters: Mapping[str, int],
-    now: float,
-) -> dict[str, Any]:
+def report(telemetry: Telemetry, pool: Pool, inflight: InFlight, now: float) -> dict[str, Any]:
     """The state of everything, at most some 100 KB whatever there is."""
-    recent = [entry for entry in notebook.latencies if entry[0] > now - WINDOW_S]
-    states = Counter((request.id.client, request.state) for request in requests)
-    newest = list(notebook.robots.items())[::-1]
+    recent = [entry for entry in telemetry.latencies if entry[0] > now - WINDOW_S]
+    states = Counter((request.id.client, request.state) for request in inflight.requests.values())
+    newest = list(telemetry.robots.items())[::-1]
     workers = sorted(pool.by_id.values(), key=lambda worker: (worker.policy, worker.id))
     return {
-        "uptime_s": round(now - notebook.started_at, 1),
+        "uptime_s": round(now - telemetry.started_at, 1),
         "workers": [_worker(worker, now) for worker in workers[:_MOST]],
         "workers_in_all": len(workers),
         "robots": [_robot(client, robot, states, now) for client, robot in newest],
         "queues": {
             policy or "(none named)": len(queue)
-            for policy, queue in list(waiting.queues.items())[:_MOST]
+            for policy, queue in list(inflight.waiting.queues.items())[:_MOST]
         },
         "window_s": WINDOW_S,
         "latency_ms": {
             "queue": _spread([entry[1] for entry in recent]),
             "worker": _spread([entry[2] for entry in recent]),
         },
-        "counters": dict(sorted(counters.items())),
+        "counters": dict(sorted(telemetry.counters.items())),
     }
 
 
@@ -99,7 +52,7 @@ def _worker(worker: Worker, now: float) -> dict[str, Any]:
 
 
 def _robot(
-    client: bytes, robot: Robot, states: Mapping[tuple[bytes, RequestState], int], now: float
+    client: bytes, robot: RobotRecord, states: Mapping[tuple[bytes, RequestState], int], now: float
 ) -> dict[str, Any]:
     return {
         "name": robot.name,

@@ -50,6 +50,16 @@ class Worker:
     free: dict[bytes, Worker] = field(default_factory=dict)  # all of its policy with a free slot
 
     @property
+    def name(self) -> str:
+        """How log lines call it."""
+        return f"{self.policy}/{self.id.hex()[:8]}"
+
+    @property
+    def about(self) -> dict[str, str]:
+        """What a log line about it is tagged with."""
+        return {"policy": self.policy, "worker": self.id.hex()[:8]}
+
+    @property
     def free_slots(self) -> int:
         """How many more requests it may be given now."""
         return self.slots - len(self.in_hand) if self.state is WorkerState.READY else 0
@@ -109,6 +119,8 @@ class Pool:
     by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for ever
     free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
     left_at: dict[str, float] = field(default_factory=dict)  # when a policy last lost a worker
+    metadata: dict[str, Payload] = field(default_factory=dict)  # by policy; it stays too
+    beats: int = 0  # heartbeats sent to every worker so far
 
     def add(self, worker: Worker) -> None:
         """Take a worker in."""

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from broker.config import BrokerConfig
-from broker.core import LEARNING_S, Core
+from broker.core import Core
 from broker.events import (
     ConnectionLost,
     Event,
@@ -30,6 +30,7 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from broker.names import GRACE_S
 from client.wire import Header, RequestId
 
 EPOCH = 7
@@ -50,7 +51,7 @@ class Scenario:
     """A core, the robots and the workers around it, and a clock that only tests move."""
 
     def __init__(
-        self, config: BrokerConfig | None = None, epoch: int = EPOCH, age_s: float = LEARNING_S
+        self, config: BrokerConfig | None = None, epoch: int = EPOCH, age_s: float = GRACE_S
     ) -> None:
         """The core has run for `age_s`."""
         self.now = 1000.0

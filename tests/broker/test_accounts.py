@@ -14,30 +14,30 @@ LIMITS = Limits(
 
 def test_a_robot_has_its_share() -> None:
     accounts = Accounts(LIMITS)
-    assert not accounts.why_not("arm", 1, 60)
+    assert not accounts.refusal("arm", 1, 60)
     accounts.take("arm", 50)
-    assert "50 bytes of yours" in accounts.why_not("arm", 1, 11)
+    assert "50 bytes of yours" in accounts.refusal("arm", 1, 11)
     accounts.take("arm", 10)
-    assert "limits.max_requests_per_robot" in accounts.why_not("arm", 1, 0)
-    assert not accounts.why_not("other", 1, 40)
+    assert "limits.max_requests_per_robot" in accounts.refusal("arm", 1, 0)
+    assert not accounts.refusal("other", 1, 40)
 
 
 def test_all_together_have_a_limit() -> None:
     accounts = Accounts(LIMITS)
     for name in ("a", "b", "c"):
         accounts.take(name, 30)
-    assert "limits.max_total_bytes" in accounts.why_not("d", 1, 11)
+    assert "limits.max_total_bytes" in accounts.refusal("d", 1, 11)
     accounts.take("d", 10)
-    assert "limits.max_requests" in accounts.why_not("e", 1, 0)
+    assert "limits.max_requests" in accounts.refusal("e", 1, 0)
 
 
 def test_what_takes_the_place_of_another_is_none_more() -> None:
     accounts = Accounts(LIMITS)
     for name in ("a", "a", "b", "b"):
         accounts.take(name, 25)
-    assert not accounts.why_not("a", 0, 0)
-    assert not accounts.why_not("a", 0, -25)
-    assert "limits.max_total_bytes" in accounts.why_not("a", 0, 1)
+    assert not accounts.refusal("a", 0, 0)
+    assert not accounts.refusal("a", 0, -25)
+    assert "limits.max_total_bytes" in accounts.refusal("a", 0, 1)
 
 
 @pytest.mark.parametrize("sizes", [[10], [10, 20], [0]])
@@ -48,4 +48,4 @@ def test_what_is_given_back_leaves_nothing_behind(sizes: list[int]) -> None:
     for size in sizes:
         accounts.give_back("arm", size)
     assert (accounts.total.requests, accounts.total.bytes) == (0, 0)
-    assert not accounts._robots
+    assert not accounts.robots

@@ -111,11 +111,46 @@ def test_bytes_are_given_back_whatever_becomes_of_a_request() -> None:
 def test_a_turn_that_would_come_too_late_is_refused_at_once(story: Scenario) -> None:
     story.join("w1", inference_ms=200.0)
     for number in range(11):  # one is taken, ten wait
-        story.ask(f"robot {number}")
+        story.ask(f"robot {number}", priority=0)
     refused = story.ask("hasty", deadline_s=1.0)
     assert story.outcome(refused) == "overloaded"
+    assert "10 requests are before it" in story.message(refused)
     assert story.retry_after_s(refused) == pytest.approx(10 * 0.2)
     assert story.outcome(story.ask("patient", deadline_s=5.0)) == "waiting"
+
+
+@pytest.mark.parametrize("urgent", [{"priority": 0, "deadline_s": 1.0}, {"deadline_s": 1.0}])
+def test_requests_that_would_be_served_later_are_no_reason_to_refuse(
+    story: Scenario, urgent: dict[str, Any]
+) -> None:
+    story.join("w1", inference_ms=200.0)
+    for number in range(11):
+        story.ask(f"robot {number}", deadline_s=9.0)
+    ask = story.ask("urgent", **urgent)
+    assert story.outcome(ask) == "waiting"
+    story.finish("w1")
+    story.finish("w1")
+    assert story.outcome(ask) == "result"
+
+
+def test_of_the_same_class_those_with_an_earlier_deadline_are_before_it(story: Scenario) -> None:
+    story.join("w1", inference_ms=200.0)
+    for number in range(6):  # one is taken, five wait
+        story.ask(f"early {number}", deadline_s=2.0)
+    for number in range(6):
+        story.ask(f"late {number}", deadline_s=9.0)
+    assert story.outcome(story.ask("arm", deadline_s=1.9)) == "waiting"
+    refused = story.ask("leg", deadline_s=2.1, priority=2)
+    assert "12 requests are before it" in story.message(refused)
+
+
+def test_the_observation_that_it_takes_the_place_of_is_not_before_it(story: Scenario) -> None:
+    story.join("w1", inference_ms=400.0)
+    story.ask("taken")
+    story.ask("other", deadline_s=0.5)
+    assert story.outcome(story.ask("arm", deadline_s=0.5)) == "waiting"
+    newer = story.ask("arm", deadline_s=0.6)
+    assert story.outcome(newer) == "waiting"
 
 
 def test_an_observation_whose_deadline_has_passed_is_never_computed(story: Scenario) -> None:
@@ -191,8 +226,12 @@ def test_a_stopping_broker_tells_those_that_wait_and_finishes_the_rest(story: Sc
     leased, waiting = story.ask("a"), story.ask("b")
     story.stop()
     assert story.outcome(waiting) == "draining"
-    assert story.outcome(story.ask("c")) == "draining"
+    refused = story.ask("c")
+    assert story.outcome(refused) == "draining"
     assert story.outcome(leased) == "waiting"
+    # They may ask again soon, of this port's next broker, and not so often that it is a burden.
+    for ask in (waiting, refused):
+        assert 0.1 <= story.retry_after_s(ask) <= 0.5
     story.after(5.0)  # overdue is not lost
     story.finish("w1")
     assert story.outcome(leased) == "result"

@@ -38,6 +38,8 @@ def test_it_does_what_a_sorted_list_does(story: list[tuple[str, int, int]]) -> N
         assert len(agenda) == len(model)
         assert bool(agenda) == bool(model)
         assert agenda.first_key() == (model[0][0] if model else None)
+        for key in range(6):
+            assert agenda.count_until(key) == sum(entry[0] <= key for entry in model)
         assert sorted(agenda) == sorted(entry[2] for entry in model)
         assert all(
             (item in agenda) == any(entry[2] == item for entry in model) for item in range(10)

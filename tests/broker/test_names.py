@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from broker.core import LEARNING_S, NAMELESS_S
+from broker.names import GRACE_S, NAMELESS_GRACE_S
 from broker.workers import FORGOTTEN_S
+from client import errors
 from tests.broker.scenario import Scenario
 
 
@@ -38,7 +39,7 @@ def test_an_unknown_name_where_nothing_is_served(story: Scenario) -> None:
 
 def test_a_young_broker_waits_for_workers_to_say_what_they_serve(young: Scenario) -> None:
     early = young.ask("arm", policy="aloha")
-    young.after(LEARNING_S - 0.1)
+    young.after(GRACE_S - 0.1)
     assert young.outcome(early) == "waiting"
     young.join("w1", "aloha")
     young.finish("w1")
@@ -51,9 +52,9 @@ def test_a_young_broker_gives_a_name_up_when_it_has_learned(young: Scenario, oth
     for number in range(others):
         young.join(f"w{number}", "droid")
     ask = young.ask("arm", policy="aloha", deadline_s=60.0)
-    young.after(LEARNING_S + 0.5)
+    young.after(GRACE_S + 0.5)
     assert young.outcome(ask) == "unknown_policy"
-    assert young.took_s(ask, born) == pytest.approx(LEARNING_S, abs=0.01)
+    assert young.took_s(ask, born) == pytest.approx(GRACE_S, abs=0.01)
     young.after(30.0)  # and the core rests: the scenario checks that
 
 
@@ -64,7 +65,7 @@ def test_a_young_broker_hears_who_is_there_before_no_name_means_one(
     early = young.ask("arm") if asks_first else None
     young.join("w1", "droid")
     ask = early or young.ask("arm")
-    young.after(NAMELESS_S - 0.1)
+    young.after(NAMELESS_GRACE_S - 0.1)
     assert young.outcome(ask) == "waiting"  # the robot may be another one's
     young.join("w2", "aloha")
     assert young.outcome(ask) == "waiting"
@@ -77,10 +78,10 @@ def test_a_young_broker_serves_who_names_none_when_it_has_heard_one(young: Scena
     born = young.now
     young.join("w1", "droid")
     ask = young.ask("arm")
-    young.after(NAMELESS_S)
+    young.after(NAMELESS_GRACE_S)
     young.finish("w1")
     assert young.outcome(ask) == "result"
-    assert young.took_s(ask, born) == pytest.approx(NAMELESS_S, abs=0.01)
+    assert young.took_s(ask, born) == pytest.approx(NAMELESS_GRACE_S, abs=0.01)
     named = young.ask("arm", policy="droid")
     young.finish("w1")
     assert young.outcome(named) == "result"
@@ -95,8 +96,8 @@ def test_a_young_broker_serves_who_names_one_at_once(young: Scenario) -> None:
 
 def test_too_little_time_for_a_young_broker_is_said_to_be_that(young: Scenario) -> None:
     young.join("w1", "droid")
-    ask = young.ask("arm", deadline_s=NAMELESS_S / 2)
-    young.after(NAMELESS_S)
+    ask = young.ask("arm", deadline_s=NAMELESS_GRACE_S / 2)
+    young.after(NAMELESS_GRACE_S)
     assert young.outcome(ask) == "worker_loading"
     assert "has just started" in young.message(ask)
 
@@ -190,6 +191,28 @@ def test_names_without_end_fit_into_an_answer(story: Scenario) -> None:
         story.hello(f"w{number}", f"{'policy' * 20}{number:04}")
     for ask in (story.ask("arm"), story.ask("arm", policy="unheard of")):
         assert 0 < len(story.message(ask)) < 2048
+
+
+@pytest.mark.parametrize("policy", [{}, {"policy": "aloha"}])
+def test_metadata_that_may_still_come_is_told_from_what_never_will(
+    young: Scenario, policy: dict[str, str]
+) -> None:
+    young.join("w1", "droid")
+    not_yet = young.request("arm", "metadata", **policy)
+    assert issubclass(errors.BY_CODE[not_yet["code"]], errors.Unavailable)
+    assert 0 < not_yet["retry_after_ms"] <= 500.0
+    young.join("w2", "libero")
+    young.after(GRACE_S)
+    never = young.request("arm", "metadata", **policy)
+    assert issubclass(errors.BY_CODE[never["code"]], errors.BadRequest)
+    assert "retry_after_ms" not in never
+
+
+def test_metadata_may_be_asked_for_again_while_nobody_serves(story: Scenario) -> None:
+    answer = story.request("arm", "metadata")
+    assert (answer["code"], answer["retry_after_ms"] > 0) == ("no_worker", True)
+    story.hello("w1", "aloha")  # it says what it will serve before it has loaded it
+    assert story.request("arm", "metadata")["kind"] == "result"
 
 
 def test_metadata_is_the_workers_own(story: Scenario) -> None:

@@ -48,7 +48,7 @@ def header(kind: str = "infer", client: bytes | None = A, **fields: object) -> H
     ],
 )
 def test_each_role_has_one_door(door: str, key: str, reason: str) -> None:
-    assert guard().why_not(door, key) == reason
+    assert guard().refusal(door, key) == reason
 
 
 def test_a_robot_may_ask_for_its_policies_only() -> None:
@@ -129,7 +129,7 @@ def test_a_revoked_key_is_refused_and_frees_its_uuids() -> None:
     doorman = guard()
     doorman.admit_robot("any", b"s", header())
     doorman.reload(Keyring(b"", b"", {key: PEERS[key] for key in PEERS if key != "any"}))
-    assert doorman.why_not(FRONTEND, "any") == "unknown key"
+    assert doorman.refusal(FRONTEND, "any") == "unknown key"
     with pytest.raises(Forbidden, match="revoked"):
         doorman.admit_robot("any", b"s", header())
     assert not doorman._owners

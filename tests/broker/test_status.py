@@ -79,9 +79,23 @@ def test_it_shows_workers_robots_queues_and_latencies() -> None:
     assert counters["answered"] == 2
 
 
+def test_a_robot_is_shown_as_it_last_asked() -> None:
+    broker = core()
+    worker(broker, "hello", 0.0, policy="aloha", incarnation=b"i" * 16)
+    infer(broker, CLIENT, 1, 1.0, robot="arm", policy="droid")
+    infer(broker, CLIENT, 2, 2.0, robot="left arm", policy="aloha")
+    robots = status(broker, 2.0)["robots"]
+    assert isinstance(robots, list)
+    assert [(robot["name"], robot["policy"]) for robot in robots] == [("left arm", "aloha")]
+    infer(broker, CLIENT, 3, 2.0, robot="left arm")
+    robots = status(broker, 2.0)["robots"]
+    assert isinstance(robots, list)
+    assert robots[0]["policy"] == ""
+
+
 def test_latencies_are_forgotten_after_a_minute() -> None:
     broker = core()
-    broker.notebook.took(1.0, 2.0, now=10.0)
+    broker.telemetry.answered(1.0, 2.0, now=10.0)
     nothing = {"p50": 0.0, "p95": 0.0, "max": 0.0, "count": 0.0}
     assert status(broker, 69.0)["latency_ms"] != {"queue": nothing, "worker": nothing}
     assert status(broker, 71.0)["latency_ms"] == {"queue": nothing, "worker": nothing}

@@ -6,7 +6,7 @@ import pytest
 
 from broker.config import BrokerConfig, Timers
 from broker.events import ConnectionLost
-from broker.fleet import MAX_ATTEMPTS
+from broker.leases import MAX_ATTEMPTS
 from broker.states import WorkerState
 from broker.workers import Worker
 from tests.broker.scenario import EPOCH, Ask, Scenario
@@ -28,7 +28,7 @@ def given_to(story: Scenario, worker: str) -> Ask:
 
 
 def _worker(story: Scenario, name: str) -> Worker:
-    return story.core._fleet.pool.by_id[name.encode()]
+    return story.core.pool.by_id[name.encode()]
 
 
 # A worker dies idle.
@@ -225,6 +225,51 @@ def test_the_last_attempt_runs_to_the_deadline(story: Scenario) -> None:
     story.after(2.0)
     assert story.outcome(ask) == "deadline_exceeded"
     assert "a worker had it for" in story.message(ask)
+
+
+def test_a_hang_is_noticed_though_requests_expire_before_their_leases(story: Scenario) -> None:
+    story.join("w1", slots=4)
+    asks = []
+    for number in range(3):
+        asks.append(story.ask(f"robot {number}", deadline_s=LEASE_S / 2))
+        story.after(LEASE_S + 0.01)
+    assert [story.outcome(ask) for ask in asks] == [
+        "deadline_exceeded",  # a worker had it, and then no worker was to be trusted
+        "no_worker",
+        "no_worker",
+    ]
+    assert len(story.given) == 1
+    assert _worker(story, "w1").state is WorkerState.SUSPECT
+    assert story.core.counters["leases overrun"] == 1
+    story.finish("w1")  # it has come to itself again
+    given_to(story, "w1")
+
+
+def test_a_hang_in_the_last_attempt_is_noticed(story: Scenario) -> None:
+    story.join("w1")
+    ask = given_to(story, "w1")
+    story.join("w2", slots=2)
+    story.die("w1")
+    assert story.work("w2") == [ask.id]
+    story.after(LEASE_S + 0.01)
+    assert _worker(story, "w2").state is WorkerState.SUSPECT
+    blocked = story.ask("leg")
+    assert story.work("w2") == [ask.id]
+    story.finish("w2")  # and the request itself could go on until its deadline
+    assert story.outcome(ask) == "result"
+    assert story.work("w2") == [blocked.id]
+
+
+def test_a_hang_is_noticed_though_another_worker_has_answered(story: Scenario) -> None:
+    story.join("w1", slots=2)
+    ask = story.ask("arm")
+    story.after(LEASE_S + 0.01)  # overdue, and nobody else is free: the same one must wait
+    story.join("w2", slots=2)
+    story.finish("w1")
+    assert story.outcome(ask) == "result"
+    assert story.work("w2") == [ask.id]
+    story.after(LEASE_S + 0.01)
+    assert _worker(story, "w2").state is WorkerState.SUSPECT
 
 
 def test_a_slow_policy_is_not_taken_for_a_hang(story: Scenario) -> None:

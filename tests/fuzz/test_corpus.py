@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
-from broker.core import Core
 from broker.events import ToRobot
-from broker.fleet import Fleet
+from broker.inflight import InFlight
+from broker.leases import Leases
+from broker.outbox import Outbox
 from tests.fuzz import core, decoder
 from tests.fuzz.saved import inputs
 
@@ -39,31 +40,31 @@ def test_a_decoder_that_raises_something_else_is_noticed(monkeypatch: pytest.Mon
 
 
 def test_a_request_that_is_forgotten_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Core, "_check_deadlines", lambda self, now: None)
+    monkeypatch.setattr(Leases, "expire", lambda self, now: None)
     with pytest.raises(AssertionError, match="woken at once, for ever"):
         replay("core", core.play)
 
 
 def test_a_second_answer_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    answer = Core.answer
+    answer = InFlight.answer
 
-    def twice(self: Core, request: Any, header: Any, payload: Any) -> None:
+    def twice(self: InFlight, request: Any, header: Any, payload: Any) -> None:
         answer(self, request, header, payload)
-        self.command(ToRobot(request.envelope, header, payload))
+        self._outbox.commands.append(ToRobot(request.envelope, header, payload))
 
-    monkeypatch.setattr(Core, "answer", twice)
+    monkeypatch.setattr(InFlight, "answer", twice)
     with pytest.raises(AssertionError, match="a second answer"):
         replay("core", core.play)
 
 
 def test_a_field_that_no_worker_reads_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    tell = Fleet._tell
+    tell = Outbox.tell
 
-    def wrongly(self: Fleet, worker: bytes, kind: str, payload: Any = (), **fields: Any) -> None:
+    def wrongly(self: Outbox, worker: bytes, kind: str, payload: Any = (), **fields: Any) -> None:
         if "deadline_ms" in fields:
             fields["deadline_ms"] = -1.0
         tell(self, worker, kind, payload, **fields)
 
-    monkeypatch.setattr(Fleet, "_tell", wrongly)
+    monkeypatch.setattr(Outbox, "tell", wrongly)
     with pytest.raises(Exception, match="deadline_ms"):
         replay("core", core.play)

@@ -32,22 +32,23 @@ def check_empty(core: Core) -> None:
     Raises:
         Violation: 4, with what is left.
     """
+    inflight = core.inflight
     left = {
-        "requests": len(core._requests),
-        "bytes": core._accounts.total.bytes,
-        "accounts": len(core._accounts._robots),
-        "sessions": len(core._waiting.sessions),
-        "queues": len(core._waiting.queues),
-        "deadlines": len(core._deadlines),
-        "leases": len(core._fleet._leases),
-        "in hand": sum(len(worker.in_hand) for worker in core._fleet.pool.by_id.values()),
+        "requests": len(inflight.requests),
+        "bytes": inflight.accounts.total.bytes,
+        "accounts": len(inflight.accounts.robots),
+        "sessions": len(inflight.waiting.sessions),
+        "queues": len(inflight.waiting.queues),
+        "deadlines": len(inflight.deadlines),
+        "leases": len(core.leases.ends),
+        "in hand": sum(len(worker.in_hand) for worker in core.pool.by_id.values()),
     }
     if any(left.values()):
         raise Violation(4, f"left behind: {left}")
 
 
 def _check_requests(core: Core) -> None:
-    waiting, requests = core._waiting, core._requests
+    waiting, requests = core.inflight.waiting, core.inflight.requests
     waits = 0
     for request in requests.values():
         if request.state is RequestState.WAITING:
@@ -59,9 +60,9 @@ def _check_requests(core: Core) -> None:
     _check_accounts(core)
     if not (waits == len(waiting.sessions) == sum(map(len, waiting.queues.values()))):
         raise Violation(4, f"{waits} requests wait, {len(waiting.sessions)} sessions")
-    if len(core._deadlines) != len(requests):
-        raise Violation(4, f"{len(core._deadlines)} deadlines for {len(requests)} requests")
-    for agenda in (core._deadlines, core._fleet._leases):
+    if len(core.inflight.deadlines) != len(requests):
+        raise Violation(4, f"{len(core.inflight.deadlines)} deadlines for {len(requests)} requests")
+    for agenda in (core.inflight.deadlines, core.leases.ends):
         if len(agenda._heap) > 2 * len(agenda) + _SLACK:
             raise Violation(4, f"{len(agenda._heap)} entries for {len(agenda)} items")
     if len(core.counters) > _MOST_COUNTERS:
@@ -69,10 +70,11 @@ def _check_requests(core: Core) -> None:
 
 
 def _check_accounts(core: Core) -> None:
-    limits, total = core.config.limits, core._accounts.total
-    held = Counter(request.robot for request in core._requests.values())
-    size = sum(request.size for request in core._requests.values())
-    counted = {robot: account.requests for robot, account in core._accounts._robots.items()}
+    limits, accounts = core.config.limits, core.inflight.accounts
+    total = accounts.total
+    held = Counter(request.robot for request in core.inflight.requests.values())
+    size = sum(request.size for request in core.inflight.requests.values())
+    counted = {robot: account.requests for robot, account in accounts.robots.items()}
     if (held, size, held.total()) != (counted, total.bytes, total.requests):
         raise Violation(4, f"{held} with {size} bytes in hand, {counted} with {total} counted")
     if size > limits.max_total_bytes or total.requests > limits.max_requests:
@@ -82,7 +84,7 @@ def _check_accounts(core: Core) -> None:
 
 
 def _check_workers(core: Core) -> None:
-    pool: Pool = core._fleet.pool
+    pool: Pool = core.pool
     in_hand = 0
     for worker in pool.by_id.values():
         in_hand += len(worker.in_hand)
@@ -90,14 +92,14 @@ def _check_workers(core: Core) -> None:
             raise Violation(3, f"{len(worker.in_hand)} leases for {worker.slots} slots")
         if (worker.free_slots > 0) != (worker.id in pool.free[worker.policy]):
             raise Violation(5, f"{worker.id!r} has {worker.free_slots} free and is listed wrongly")
-    if len(core._fleet._leases) > in_hand:
-        raise Violation(4, f"{len(core._fleet._leases)} lease ends for {in_hand} leases")
+    if len(core.leases.ends) > in_hand:
+        raise Violation(4, f"{len(core.leases.ends)} lease ends for {in_hand} leases")
     if len(pool.by_id) > core.config.limits.max_workers:
         raise Violation(4, f"{len(pool.by_id)} workers")
     if len(pool.by_id) != sum(map(len, pool.by_policy.values())):
         raise Violation(4, "the pool's maps differ")
     if not all(pool.by_id.keys() >= free.keys() for free in pool.free.values()):
         raise Violation(4, "a worker that is gone is listed as free")
-    for policy in core._waiting.queues:
+    for policy in core.inflight.waiting.queues:
         if pool.free.get(policy):
             raise Violation(5, f"a request for {policy} waits beside a free slot")

@@ -194,7 +194,7 @@ class BrokerProcess:
         """Is this about something that the core gave to this very worker?"""
         if self.core is None or header.get("epoch") != self._epoch:
             return False
-        worker = self.core._fleet.pool.by_id.get(identity)
+        worker = self.core.pool.by_id.get(identity)
         return worker is not None and (header["id"], header["attempt"]) in worker.in_hand
 
     # The core.
@@ -235,7 +235,7 @@ class BrokerProcess:
             frames = [encode_header(command.header), *command.payload]
             note = None
             if command.header["kind"] == "infer" and self.core is not None:
-                note = self.core._fleet.pool.by_id[command.worker]
+                note = self.core.pool.by_id[command.worker]
             connection.send(False, plain(frames), note)
         return None
 

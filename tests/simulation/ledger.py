@@ -119,7 +119,7 @@ class Ledger:
 
     def _note_served(self, now: float) -> None:
         if self._core is not None:
-            for policy, workers in self._core._fleet.pool.by_policy.items():
+            for policy, workers in self._core.pool.by_policy.items():
                 if workers or policy in self._alive:
                     self._served_at[policy] = now
                 (self._alive.add if workers else self._alive.discard)(policy)

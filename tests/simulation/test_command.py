@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from broker.fleet import Fleet
+from broker.leases import Leases
 from tests.e2e.stack import WAIT_S, eventually
 from tests.simulation import __main__ as simulate
 from tests.simulation.violation import Violation
@@ -31,7 +31,7 @@ def test_clean_seeds(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_failure_is_printed_as_a_test_that_fails(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Fleet, "_clear", lambda self, worker: None)
+    monkeypatch.setattr(Leases, "trust_again", lambda self, worker: None)
     assert simulate.main(["--seeds", "100"]) == simulate.VIOLATED
     printed = capsys.readouterr().out
     assert "invariant 5" in printed

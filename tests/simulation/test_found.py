@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from broker.core import Core
 from broker.events import RobotMessage, WorkerMessage
-from broker.fleet import Fleet
+from broker.registry import Registry
+from broker.robots import Robots
 from broker.states import WorkerState
 from broker.workers import Lease, Worker
 from client.wire import RequestId
@@ -73,14 +73,14 @@ def _play(setting: Setting, steps: tuple[Step, ...]) -> list[int]:
 
 
 def _believe_the_last_to_come(patch: pytest.MonkeyPatch) -> None:
-    def infer(self: Core, message: RobotMessage, now: float) -> None:
-        known = self._requests.get(message.header.get("id", RequestId(b"", 0)))
+    def infer(self: Robots, message: RobotMessage, now: float) -> None:
+        known = self._inflight.requests.get(message.header.get("id", RequestId(b"", 0)))
         original(self, message, now)
         if known is not None:
             known.envelope = message.envelope
 
-    original = Core._infer
-    patch.setattr(Core, "_infer", infer)
+    original = Robots._infer
+    patch.setattr(Robots, "_infer", infer)
 
 
 def _number_by_request_alone(patch: pytest.MonkeyPatch) -> None:
@@ -93,13 +93,13 @@ def _number_by_request_alone(patch: pytest.MonkeyPatch) -> None:
 
 
 def _take_ready_for_granted(patch: pytest.MonkeyPatch) -> None:
-    def heartbeat(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> None:
+    def heartbeat(self: Registry, worker: Worker, message: WorkerMessage, now: float) -> None:
         if worker.state is WorkerState.WARMING:
             del message.header["state"]
         original(self, worker, message, now)
 
-    original = Fleet._heartbeat
-    patch.setattr(Fleet, "_heartbeat", heartbeat)
+    original = Registry._heartbeat
+    patch.setattr(Registry, "_heartbeat", heartbeat)
 
 
 def _believe_in_any_slowness(patch: pytest.MonkeyPatch) -> None:

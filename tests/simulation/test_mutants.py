@@ -7,12 +7,16 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from broker import fleet
+from broker import leases
 from broker.accounts import Accounts
 from broker.core import Core
 from broker.events import Payload, RobotMessage, ToRobot, WorkerMessage
-from broker.fleet import Fleet
+from broker.inflight import InFlight
+from broker.leases import Leases
+from broker.outbox import Outbox
+from broker.registry import Registry
 from broker.requests import Request
+from broker.robots import Robots
 from broker.states import WorkerState
 from broker.workers import Lease, Worker
 from client.errors import PolicyError
@@ -34,112 +38,112 @@ class Mutant(NamedTuple):
 
 
 def _expires_in_silence(patch: Patch) -> None:
-    def fail(self: Core, request: Request, error: PolicyError, cause: str = "fail") -> None:
+    def fail(self: InFlight, request: Request, error: PolicyError, cause: str = "fail") -> None:
         if cause == "expire":
             self._settle(request, cause)
         else:
             original(self, request, error, cause)
 
-    original = Core.fail
-    patch.setattr(Core, "fail", fail)
+    original = InFlight.fail
+    patch.setattr(InFlight, "fail", fail)
 
 
 def _answers_twice(patch: Patch) -> None:
-    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
+    def answer(self: InFlight, request: Request, header: Header, payload: Payload) -> None:
         original(self, request, header, payload)
-        self._commands.append(ToRobot(request.envelope, header, payload))
+        self._outbox.commands.append(ToRobot(request.envelope, header, payload))
 
-    original = Core.answer
-    patch.setattr(Core, "answer", answer)
+    original = InFlight.answer
+    patch.setattr(InFlight, "answer", answer)
 
 
 def _tries_for_ever(patch: Patch) -> None:
-    patch.setattr(fleet, "MAX_ATTEMPTS", 1_000)
+    patch.setattr(leases, "MAX_ATTEMPTS", 1_000)
 
 
 def _computes_the_expired(patch: Patch) -> None:
-    def check_deadlines(self: Core, now: float) -> None:
-        self._fleet.dispatch(self._waiting, now)
+    def expire(self: Leases, now: float) -> None:
+        self.dispatch(now)
         original(self, now)
 
-    original = Core._check_deadlines
-    patch.setattr(Core, "_check_deadlines", check_deadlines)
+    original = Leases.expire
+    patch.setattr(Leases, "expire", expire)
 
 
 def _answers_the_first_to_ask(patch: Patch) -> None:
-    def infer(self: Core, message: RobotMessage, now: float) -> None:
-        known = self._requests.get(message.header.get("id", RequestId(b"", 0)))
+    def infer(self: Robots, message: RobotMessage, now: float) -> None:
+        known = self._inflight.requests.get(message.header.get("id", RequestId(b"", 0)))
         envelope = known.envelope if known is not None else ()
         original(self, message, now)
         if known is not None:
             known.envelope = envelope
 
-    original = Core._infer
-    patch.setattr(Core, "_infer", infer)
+    original = Robots._infer
+    patch.setattr(Robots, "_infer", infer)
 
 
 def _mixes_up_robots(patch: Patch) -> None:
-    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
-        others = [each for each in self._requests.values() if each is not request]
+    def answer(self: InFlight, request: Request, header: Header, payload: Payload) -> None:
+        others = [each for each in self.requests.values() if each is not request]
         envelope = others[0].envelope if others else request.envelope
         request.envelope = envelope
         original(self, request, header, payload)
 
-    original = Core.answer
-    patch.setattr(Core, "answer", answer)
+    original = InFlight.answer
+    patch.setattr(InFlight, "answer", answer)
 
 
 def _mixes_up_payloads(patch: Patch) -> None:
     last: list[Payload] = []
 
-    def answer(self: Core, request: Request, header: Header, payload: Payload) -> None:
+    def answer(self: InFlight, request: Request, header: Header, payload: Payload) -> None:
         last.append(payload)
         original(self, request, header, last[-2] if len(last) % 7 == 0 else payload)
 
-    original = Core.answer
-    patch.setattr(Core, "answer", answer)
+    original = InFlight.answer
+    patch.setattr(InFlight, "answer", answer)
 
 
 def _believes_any_worker(patch: Patch) -> None:
-    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+    def end(self: Leases, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
         key = message.header["id"], message.header["attempt"]
-        holders = [each for each in self.pool.by_id.values() if key in each.in_hand]
+        holders = [each for each in self._pool.by_id.values() if key in each.in_hand]
         return original(self, holders[0] if holders else worker, message, now)
 
-    original = Fleet._end_lease
-    patch.setattr(Fleet, "_end_lease", end_lease)
+    original = Leases._end
+    patch.setattr(Leases, "_end", end)
 
 
 def _believes_any_epoch(patch: Patch) -> None:
-    def hear(self: Fleet, message: WorkerMessage, now: float) -> None:
-        message.header["epoch"] = self.epoch
+    def receive(self: Registry, message: WorkerMessage, now: float) -> None:
+        message.header["epoch"] = self._outbox.epoch
         original(self, message, now)
 
-    original = Fleet.hear
-    patch.setattr(Fleet, "hear", hear)
+    original = Registry.receive
+    patch.setattr(Registry, "receive", receive)
 
 
 def _believes_any_attempt(patch: Patch) -> None:
-    def end_lease(self: Fleet, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+    def end(self: Leases, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
         attempts = [attempt for id, attempt in worker.in_hand if id == message.header["id"]]
         if attempts:
             message.header["attempt"] = attempts[0]
         return original(self, worker, message, now)
 
-    original = Fleet._end_lease
-    patch.setattr(Fleet, "_end_lease", end_lease)
+    original = Leases._end
+    patch.setattr(Leases, "_end", end)
 
 
 def _forgets_overdue_work(patch: Patch) -> None:
-    def overrun(self: Fleet, lease: Lease, now: float) -> None:
+    def overrun(self: Leases, lease: Lease, now: float) -> None:
         original(self, lease, now)
         if lease.overdue:
             self._release(lease)
             lease.worker.state = WorkerState.READY
             lease.worker._enlist()
 
-    original = Fleet._overrun
-    patch.setattr(Fleet, "_overrun", overrun)
+    original = Leases._overrun
+    patch.setattr(Leases, "_overrun", overrun)
 
 
 def _parks_work(patch: Patch) -> None:
@@ -158,7 +162,7 @@ def _believes_early_heartbeats(patch: Patch) -> None:
 
 
 def _admits_all(patch: Patch) -> None:
-    patch.setattr(Accounts, "why_not", lambda self, robot, requests, size: "")
+    patch.setattr(Accounts, "refusal", lambda self, robot, requests, size: "")
 
 
 def _loses_count_of_bytes(patch: Patch) -> None:
@@ -171,41 +175,41 @@ def _loses_count_of_bytes(patch: Patch) -> None:
 
 
 def _keeps_lease_ends(patch: Patch) -> None:
-    def release(self: Fleet, lease: Lease) -> None:
+    def release(self: Leases, lease: Lease) -> None:
         lease.worker.let_go(lease)
         lease.request.holders -= 1
 
-    patch.setattr(Fleet, "_release", release)
+    patch.setattr(Leases, "_release", release)
 
 
 def _drops_the_requests_of_the_dead(patch: Patch) -> None:
-    patch.setattr(Fleet, "_retry", lambda self, request, now: None)
+    patch.setattr(Leases, "_retry", lambda self, request, now: None)
 
 
 def _never_trusts_again(patch: Patch) -> None:
-    patch.setattr(Fleet, "_clear", lambda self, worker: None)
+    patch.setattr(Leases, "trust_again", lambda self, worker: None)
 
 
 def _never_asks_who(patch: Patch) -> None:
-    def tell(self: Fleet, worker: bytes, kind: str, payload: Payload = (), **fields: Any) -> None:
+    def tell(self: Outbox, worker: bytes, kind: str, payload: Payload = (), **fields: Any) -> None:
         if kind != "who":
             original(self, worker, kind, payload, **fields)
 
-    original = Fleet._tell
-    patch.setattr(Fleet, "_tell", tell)
+    original = Outbox.tell
+    patch.setattr(Outbox, "tell", tell)
 
 
 def _keeps_the_slots_of_late_answers(patch: Patch) -> None:
-    def release(self: Fleet, lease: Lease) -> None:
+    def release(self: Leases, lease: Lease) -> None:
         if not lease.request.is_final:
             original(self, lease)
 
-    original = Fleet._release
-    patch.setattr(Fleet, "_release", release)
+    original = Leases._release
+    patch.setattr(Leases, "_release", release)
 
 
 def _oversleeps(patch: Patch) -> None:
-    patch.setattr(Core, "wake_at", lambda self: self._fleet._beat_at + 1.0)
+    patch.setattr(Core, "wake_at", lambda self: self.registry.beat_at + 1.0)
 
 
 def _never_sleeps(patch: Patch) -> None:

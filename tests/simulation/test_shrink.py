@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from broker.fleet import Fleet
+from broker.leases import Leases
 from tests.simulation.generator import generate
 from tests.simulation.schedule import Hang, Restart, Schedule, Stall
 from tests.simulation.shrink import as_test, failure, shrink
@@ -16,7 +16,7 @@ _SEEDS = 100
 @pytest.fixture
 def failing(monkeypatch: pytest.MonkeyPatch) -> Schedule:
     """A long schedule that fails, as suspects are never trusted again."""
-    monkeypatch.setattr(Fleet, "_clear", lambda self, worker: None)
+    monkeypatch.setattr(Leases, "trust_again", lambda self, worker: None)
     for seed in range(_SEEDS):
         schedule = generate(seed)
         violation = failure(schedule)

@@ -190,5 +190,5 @@ class Seat:
         core = self._world.broker.core
         if core is None:
             return []
-        attempts = [(id, attempt) for id in core._requests for attempt in (1, 2)]
+        attempts = [(id, attempt) for id in core.inflight.requests for attempt in (1, 2)]
         return self._random.sample(attempts, min(2, len(attempts)))

@@ -143,13 +143,13 @@ class World:
                 if seat.comes_back:
                     return f"{seat.name} has not come back"
                 continue
-            worker = core._fleet.pool.by_id.get(seat.process.identity)
+            worker = core.pool.by_id.get(seat.process.identity)
             live.add(seat.process.identity)
             if worker is None or not self.broker.reaches(seat.process):
                 return f"{seat.name} is unknown to the broker"
             if worker.state is not WorkerState.READY or worker.in_hand:
                 return f"{seat.name} is {worker.state} with {len(worker.in_hand)} in hand"
-        gone = set(core._fleet.pool.by_id) - live
+        gone = set(core.pool.by_id) - live
         return f"the core still believes in {sorted(gone)}" if gone else ""
 
     def _probe(self, policy: str) -> None:

@@ -14,7 +14,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from benchmarks.peers.witness import Asked, ask_on
 
 from benchmarks.lan import __main__ as lan
 from benchmarks.lan import network
@@ -25,6 +24,7 @@ from benchmarks.lan.outage import SCENARIOS, said, served_again, summary, table
 from benchmarks.lan.report import Measured, latency_table, ratios, save
 from benchmarks.openpi_venv import ROOT
 from benchmarks.peers import openpi, ours
+from benchmarks.peers.witness import Asked, ask_on
 from benchmarks.transport.__main__ import INTERRUPTED
 from benchmarks.transport.cells import Cell, Conditions
 from benchmarks.transport.observations import Answer

@@ -1,0 +1,214 @@
+"""Leases: which worker gets which request, for how long, and what becomes of it then."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+
+from broker.agenda import Agenda
+from broker.config import Timers
+from broker.dispatch import first_to_finish, lease_s, predicted_wait_s
+from broker.events import WorkerMessage
+from broker.inflight import InFlight
+from broker.outbox import Outbox
+from broker.requests import Request
+from broker.states import RequestState, WorkerState
+from broker.telemetry import Telemetry
+from broker.workers import Lease, Pool, Worker
+from client import errors
+from client.wire import VERSION, Header
+
+MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
+
+
+class Leases:
+    """Gives waiting requests to free slots, and takes them back where a worker fails."""
+
+    def __init__(
+        self, pool: Pool, inflight: InFlight, outbox: Outbox, telemetry: Telemetry, timers: Timers
+    ) -> None:
+        self.ends: Agenda[Lease] = Agenda()  # by the time at which each is overdue
+        self._pool = pool
+        self._inflight = inflight
+        self._outbox = outbox
+        self._telemetry = telemetry
+        self._counters: Counter[str] = telemetry.counters
+        self._shortest_s = timers.shortest_lease_ms / 1e3
+        self._paces: dict[str | None, tuple[int, float]] = {}  # see `wait_s`
+
+    def dispatch(self, now: float) -> None:
+        """Give waiting requests to free slots, as long as there are both."""
+        waiting = self._inflight.waiting
+        for policy in list(waiting.queues):
+            free = self._pool.free.get(policy, {})
+            while waiting.waiting_for(policy) and (worker := first_to_finish(free.values())):
+                self._lease(waiting.take(policy), worker, now)
+
+    def wait_s(self, policy: str | None, ahead: int) -> float:
+        """How long a request with `ahead` others before it will wait, in seconds.
+
+        To predict it takes a look at every worker, so the pace of one beat holds until the next.
+        """
+        beat, pace_s = self._paces.get(policy, (-1, 0.0))
+        if ahead and beat != self._pool.beats:
+            pace_s = predicted_wait_s(1, self._pool.serving(policy))
+            if pace_s:
+                self._paces[policy] = self._pool.beats, pace_s
+        return ahead * pace_s
+
+    def check(self, now: float) -> None:
+        """What time alone changes: leases that end, and deadlines that pass."""
+        while (end := self.ends.first_key()) is not None and end <= now:
+            self._overrun(self.ends.pop(), now)
+
+    def expire(self, now: float) -> None:
+        """Fail the requests whose deadlines have passed."""
+        deadlines = self._inflight.deadlines
+        while (deadline := deadlines.first_key()) is not None and deadline <= now:
+            request = deadlines.pop()
+            self._inflight.fail(request, self._reason_for_delay(request), "expire")
+
+    # What workers report.
+
+    def result(self, worker: Worker, message: WorkerMessage, now: float) -> None:
+        """A worker computed a request."""
+        lease = self._end(worker, message, now)
+        if lease is None:
+            return
+        request, timing = lease.request, message.header.get("timing", {})
+        timing["queue_ms"] = lease.waited_s * 1e3
+        timing["worker_ms"] = (now - lease.started_at) * 1e3
+        self._telemetry.answered(timing["queue_ms"], timing["worker_ms"], now)
+        header: Header = {"v": VERSION, "kind": "result", "timing": timing}
+        self._inflight.answer(request, header, message.payload)
+
+    def failure(self, worker: Worker, message: WorkerMessage, now: float) -> None:
+        """A worker could not compute a request, and says why."""
+        lease = self._end(worker, message, now)
+        if lease is not None:
+            header = message.header
+            error = errors.from_wire(
+                header.get("code", "policy_failed"), header.get("message", "no reason given")
+            )
+            self._inflight.fail(lease.request, error)
+
+    def release_lost(self, worker: Worker, message: WorkerMessage, now: float) -> None:
+        """Take back what a heartbeat proves that the worker does not have."""
+        header = message.header
+        for lease in worker.not_in_hand(header.get("n", 0), header.get("ids", ())):
+            self._counters["leases lost"] += 1
+            self.take_back(lease, now)
+
+    def take_back(self, lease: Lease, now: float) -> None:
+        """A worker cannot answer this any more: its request moves on."""
+        self._release(lease)
+        self._retry(lease.request, now)
+
+    def trust_again(self, worker: Worker) -> None:
+        """Clear a suspect that was heard, unless it is overdue with something."""
+        if worker.state is WorkerState.SUSPECT and not any(
+            lease.overdue for lease in worker.in_hand.values()
+        ):
+            worker.move("cleared")
+            self._outbox.log(logging.INFO, f"worker {worker.name} is trusted again")
+
+    # One lease.
+
+    def _lease(self, request: Request, worker: Worker, now: float) -> None:
+        request.move("lease")
+        request.attempt += 1
+        request.holders += 1
+        request.leased_at = worker.leased_at = now
+        attempt = request.attempt
+        while (request.id, attempt) in worker.in_hand:
+            attempt += 1  # it still computes for an earlier asking of the same id
+        waited_s = now - request.queued_at
+        length_s = lease_s(worker, self._shortest_s)
+        lease = Lease(request, worker, attempt, now, waited_s, length_s, self._pool.beats)
+        worker.hold(lease)
+        self.ends.add(now + length_s, lease)
+        given = request.header
+        self._outbox.tell(
+            worker.id,
+            "infer",
+            payload=request.payload,
+            id=request.id,
+            attempt=attempt,
+            deadline_ms=(request.deadline - now) * 1e3,
+            buffers=given.get("buffers", False),
+            session=given.get("session", ""),
+            robot=given.get("robot", ""),
+        )
+
+    def _end(self, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
+        """Free the slot; returns the lease if its request still wants an answer."""
+        key = message.header.get("id"), message.header.get("attempt", 0)
+        lease = worker.in_hand.get(key)  # type: ignore[arg-type]
+        if lease is None:
+            self._counters["dropped foreign reply"] += 1
+            return None
+        self._release(lease)
+        if message.header["kind"] == "result":  # a refusal takes no time
+            # One that was stopped for an hour, or a clock that jumped, is not how fast it is:
+            # believe in a slowness step by step.
+            worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
+        self.trust_again(worker)
+        if lease.request.is_final:
+            self._counters["dropped late reply"] += 1
+            return None
+        return lease
+
+    def _overrun(self, lease: Lease, now: float) -> None:
+        """Suspect the worker, and let its request go to another if it may still be computed."""
+        worker, request = lease.worker, lease.request
+        lease.overdue = True
+        worker.move("overdue")
+        self._outbox.log(
+            logging.WARNING,
+            f"worker {worker.name} is suspect: a request is overdue after "
+            f"{(now - lease.started_at) * 1e3:.0f} ms",
+            **worker.about,
+            request=str(request.id),
+        )
+        self._counters["leases overrun"] += 1
+        # The last attempt may run to the deadline: there is nowhere else to go.
+        if request.state is RequestState.LEASED and request.attempt < MAX_ATTEMPTS:
+            self._inflight.requeue(request, now)
+
+    def _release(self, lease: Lease) -> None:
+        lease.worker.let_go(lease)
+        lease.request.holders -= 1
+        self.ends.discard(lease)
+
+    def _retry(self, request: Request, now: float) -> None:
+        if request.state is not RequestState.LEASED or request.holders:
+            return
+        if request.attempt < MAX_ATTEMPTS:
+            self._counters["moved"] += 1
+            self._inflight.requeue(request, now)
+        else:
+            self._inflight.fail(
+                request,
+                errors.WorkerLost(
+                    f"{request.attempt} workers were lost with this request in hand: it is not "
+                    "tried again, as it may be what kills them. Look at the workers' logs"
+                ),
+            )
+
+    def _reason_for_delay(self, request: Request) -> errors.PolicyError:
+        if request.state is RequestState.LEASED:
+            return errors.DeadlineExceeded(
+                f"a worker had it for {(request.deadline - request.leased_at) * 1e3:.0f} ms and "
+                "had not answered: allow more time, or look at that worker"
+            )
+        if request.policy is None and self._pool.by_policy:
+            return errors.WorkerLoading("this broker has just started: try again, or name a policy")
+        states = {worker.state for worker in self._pool.serving(request.policy)}
+        if WorkerState.READY in states:
+            return errors.DeadlineExceeded(
+                "all workers were busy until its deadline: start more, or allow more time"
+            )
+        name = request.policy or "any policy"
+        if WorkerState.WARMING in states:
+            return errors.WorkerLoading(f"the workers of {name} are still loading: try again")
+        return errors.NoWorker(f"no live worker serves {name}: start one, or look at its log")

@@ -1,0 +1,45 @@
+"""Where the core's parts put what is to be done: messages to send and lines to log."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from broker.events import Command, Log, Payload, ToRobot, ToWorker
+from client import errors
+from client.wire import VERSION, Header
+
+
+class Outbox:
+    """The commands that one event leads to, in order; `Core.handle` empties it."""
+
+    def __init__(self, epoch: int, counters: Counter[str]) -> None:
+        self.epoch = epoch
+        self.commands: list[Command] = []
+        self._counters = counters
+
+    def reply(self, envelope: Payload, request: Header, kind: str, payload: Payload = ()) -> None:
+        """Answer a robot's message that is no request for actions."""
+        self.commands.append(ToRobot(envelope, _reply_header(request, kind), payload))
+
+    def refuse(self, envelope: Payload, request: Header, error: errors.PolicyError) -> None:
+        """Answer a robot's message with an error."""
+        self._counters[f"error {error.code()}"] += 1
+        header = _reply_header(request, "error")
+        header.update(errors.to_wire(error))
+        self.commands.append(ToRobot(envelope, header))
+
+    def tell(self, worker: bytes, kind: str, payload: Payload = (), **fields: object) -> None:
+        """Send a worker a message with these header fields."""
+        header = {"v": VERSION, "kind": kind, "epoch": self.epoch, **fields}
+        self.commands.append(ToWorker(worker, header, payload))
+
+    def log(self, level: int, text: str, **about: str) -> None:
+        """Have a line written to the log, with the request, worker or robot that it is about."""
+        self.commands.append(Log(level, text, about))
+
+
+def _reply_header(request: Header, kind: str) -> Header:
+    header = {"v": VERSION, "kind": kind}
+    if "id" in request:
+        header["id"] = request["id"]
+    return header

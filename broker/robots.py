@@ -1,0 +1,170 @@
+"""What robots ask for: `infer` is admitted and waits, all else is answered at once."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from broker.config import Limits
+from broker.events import RobotMessage
+from broker.inflight import RETRY_S, InFlight, draining
+from broker.leases import Leases
+from broker.names import Names
+from broker.outbox import Outbox
+from broker.requests import Request
+from broker.status import report
+from broker.telemetry import Telemetry
+from broker.workers import Pool
+from client import errors
+from client.body import encode_body
+from client.version import __version__
+from client.wire import LONGEST_MS, RequestId
+
+RETRY_METADATA_S = 0.25  # while workers may still come
+
+
+class Robots:
+    """Answers robots' messages, each kind by the function that `kinds` has for it."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        pool: Pool,
+        inflight: InFlight,
+        leases: Leases,
+        names: Names,
+        outbox: Outbox,
+        telemetry: Telemetry,
+    ) -> None:
+        self.kinds: dict[str, Callable[[RobotMessage, float], None]] = {
+            "infer": self._infer,
+            "reset": self._reset,
+            "metadata": self._metadata,
+            "ping": self._ping,
+            "status": self._status,
+        }
+        self._limits = limits
+        self._pool = pool
+        self._inflight = inflight
+        self._leases = leases
+        self._names = names
+        self._outbox = outbox
+        self._telemetry = telemetry
+        self._anonymous = 0  # requests so far of clients that give no id
+
+    def _infer(self, message: RobotMessage, now: float) -> None:
+        header = message.header
+        known = self._inflight.requests.get(header["id"]) if "id" in header else None
+        if known is not None:
+            self._join(known, message)
+            return
+        try:
+            request = self._accept(message, now)
+            self._inflight.open(request)
+        except errors.PolicyError as error:
+            self._outbox.refuse(message.envelope, header, error)
+            return
+        self._telemetry.asked(request.id.client, message, now)
+
+    def _join(self, request: Request, message: RobotMessage) -> None:
+        """The same request again: one answer goes out, to the newest envelope."""
+        self._telemetry.counters["joined"] += 1
+        # Of two messages the newer has less time left: an older one that comes late is not it.
+        left_ms = message.header.get("deadline_ms", 0.0)
+        if left_ms <= request.header.get("deadline_ms", 0.0):
+            request.header["deadline_ms"] = left_ms
+            request.envelope = message.envelope
+
+    def _accept(self, message: RobotMessage, now: float) -> Request:
+        header, limits = message.header, self._limits
+        if not message.payload:
+            raise errors.ProtocolError("the body is missing: send [header, body, buffers...]")
+        size = sum(map(len, message.payload))
+        if size > limits.max_bytes:
+            raise errors.MessageTooLarge(
+                f"the message has {size} bytes, {limits.max_bytes} are allowed (limits.max_bytes)"
+            )
+        if self._inflight.is_draining:
+            raise draining()
+        policy = self._names.resolve(header.get("policy"), now)
+        left_s = header.get("deadline_ms", limits.default_deadline_s * 1e3) / 1e3
+        robot = message.peer or message.sender
+        identity = header.get("id")
+        if identity is None:
+            self._anonymous += 1
+            identity = RequestId(message.sender, self._anonymous)
+        until = now + left_s
+        request = Request(
+            identity, message.envelope, header, message.payload, size, policy, now, until, robot
+        )
+        self._admit(request, left_s)
+        return request
+
+    def _admit(self, request: Request, left_s: float) -> None:
+        waiting = self._inflight.waiting
+        requests, size, policy = 1, request.size, request.policy
+        older = waiting.sessions.get(request.session)
+        if older is not None and older.robot == request.robot:
+            requests, size = 0, size - older.size  # it takes that one's place
+        reason = self._inflight.accounts.refusal(request.robot, requests, size)
+        wait_s = self._leases.wait_s(policy, waiting.waiting_for(policy))
+        if left_s <= 0.0:
+            raise errors.DeadlineExceeded("the deadline had passed when the request came")
+        if not reason and wait_s > left_s:
+            # Only now is it worth looking at each: some of them may be served later than this.
+            before = waiting.served_before(request)
+            wait_s = self._leases.wait_s(policy, before)
+            if wait_s > left_s:
+                reason = f"{before} requests are before it: its turn would come after its deadline"
+        if not reason:
+            return
+        error = errors.Overloaded(f"{reason}; try again later or start more workers")
+        error.retry_after_s = min(wait_s or RETRY_S, LONGEST_MS / 1e3)
+        raise error
+
+    def _reset(self, message: RobotMessage, now: float) -> None:
+        session = message.header.get("session", "")
+        client = message.header["id"].client if "id" in message.header else message.sender
+        waiting = self._inflight.waiting.sessions.get((client, session))
+        if waiting is not None:
+            error = errors.Cancelled("the session was reset while this request waited")
+            self._inflight.fail(waiting, error)
+        self._reply(message, {})
+
+    def _metadata(self, message: RobotMessage, now: float) -> None:
+        try:
+            policy = self._names.resolve(message.header.get("policy"), now)
+            metadata = self._pool.metadata.get(policy) if policy is not None else None
+            if metadata is None:
+                error = errors.NoWorker(
+                    f"no worker has said yet that it serves {policy or 'anything'}: start one, or "
+                    "ask again if one is on its way"
+                )
+                error.retry_after_s = RETRY_METADATA_S
+                raise error
+        except errors.PolicyError as error:
+            self._outbox.refuse(message.envelope, message.header, error)
+        else:
+            self._outbox.reply(message.envelope, message.header, "result", metadata)
+
+    def _ping(self, message: RobotMessage, now: float) -> None:
+        policies = {
+            name: dict(Counter(worker.state.value for worker in workers.values()))
+            for name, workers in self._pool.by_policy.items()
+        }
+        info = {
+            "version": __version__,
+            "max_bytes": self._limits.max_bytes,
+            "epoch": self._outbox.epoch,
+            "policies": policies,
+        }
+        self._reply(message, info)
+
+    def _status(self, message: RobotMessage, now: float) -> None:
+        content = report(self._telemetry, self._pool, self._inflight, now)
+        self._reply(message, {"version": __version__, **content})
+
+    def _reply(self, message: RobotMessage, content: dict[str, Any]) -> None:
+        payload = [bytes(frame) for frame in encode_body(content, buffers=False)]
+        self._outbox.reply(message.envelope, message.header, "pong", payload)

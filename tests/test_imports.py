@@ -1,0 +1,179 @@
+"""Who imports whom, read from the sources: no circles, no arrow upwards, and only what each may.
+
+Imports inside functions and under `if TYPE_CHECKING` count like all others: what one module has
+to know of another is the same.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("client", "broker", "worker", "conf", "scripts", "benchmarks", "tests")
+LONGEST_FILE = 300  # lines, but for tests
+
+# What the modules of each package may import of ours beside their own package.
+ALLOWED: Mapping[str, frozenset[str]] = {
+    "client": frozenset(),
+    "broker": frozenset({"client", "conf"}),
+    "worker": frozenset({"client", "conf"}),
+    "conf": frozenset(),
+    # To be added when nothing in scripts/ needs tests or benchmarks any more:
+    # "scripts": frozenset({"client", "broker", "worker", "conf"}),
+}
+WITHOUT_CIRCLES = ("client", "broker", "worker", "conf")
+# To be completed with client and worker when their longest files are taken apart.
+OF_READABLE_LENGTH = ("broker", "conf", "scripts", "benchmarks")
+
+
+def sources(*packages: str) -> Iterator[Path]:
+    for package in packages:
+        yield from sorted((ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(path: Path, source: str) -> Iterator[str]:
+    """Full names of all that a source imports; of `from a import b` that is `a.b` and `a`."""
+    package = module_name(path) if path.name == "__init__.py" else module_name(path.parent)
+    for node in ast.walk(ast.parse(source, str(path))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            start = ".".join(package.split(".")[: len(package.split(".")) - node.level + 1])
+            base = ".".join(filter(None, [start if node.level else "", node.module or ""]))
+            for alias in node.names:
+                yield f"{base}.{alias.name}"
+
+
+def import_graph(*packages: str) -> dict[str, set[str]]:
+    """For each of our modules, those of ours that it imports."""
+    paths = {module_name(path): path for path in sources(*PACKAGES)}
+    graph: dict[str, set[str]] = {}
+    for name, path in paths.items():
+        if name.partition(".")[0] in packages:
+            found = imported_names(path, path.read_text())
+            graph[name] = {ours for each in found if (ours := _ours(each, paths))} - {name}
+    return graph
+
+
+def _ours(name: str, known: Mapping[str, Path]) -> str:
+    """The module that an imported name lies in; empty if it is none of ours."""
+    while name and name not in known:
+        name = name.rpartition(".")[0]
+    return name
+
+
+def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
+    """Some modules that import each other in a circle, or none."""
+    done: set[str] = set()
+
+    def walk(module: str, path: list[str]) -> list[str]:
+        if module in path:
+            return [*path[path.index(module) :], module]
+        if module in done:
+            return []
+        for other in sorted(graph.get(module, ())):
+            circle = walk(other, [*path, module])
+            if circle:
+                return circle
+        done.add(module)
+        return []
+
+    for module in sorted(graph):
+        circle = walk(module, [])
+        if circle:
+            return circle
+    return []
+
+
+def broker_layers() -> list[list[str]]:
+    """The layers that `broker/__init__.py` tells, the lowest first."""
+    text = ast.get_docstring(ast.parse((ROOT / "broker" / "__init__.py").read_text())) or ""
+    table = text.partition("modules\n")[2].partition("\n\n")[0]
+    rows = [line.split(maxsplit=1)[1].split(",") for line in table.splitlines()]
+    return [[f"broker.{name.strip()}" for name in row] for row in reversed(rows)]
+
+
+def arrows_upwards(graph: Mapping[str, set[str]], layers: list[list[str]]) -> list[str]:
+    """The imports of a module's own layer or of a higher one."""
+    height = {module: number for number, layer in enumerate(layers) for module in layer}
+    return [
+        f"{module} imports {other}"
+        for module, others in graph.items()
+        for other in sorted(others & height.keys())
+        if height[other] >= height[module]
+    ]
+
+
+@pytest.mark.parametrize("package", WITHOUT_CIRCLES)
+def test_no_module_imports_itself_through_others(package: str) -> None:
+    assert find_circle(import_graph(package)) == []
+
+
+def test_the_broker_calls_downwards_only() -> None:
+    graph = import_graph("broker")
+    layers = broker_layers()
+    assert {module for layer in layers for module in layer} == graph.keys() - {"broker"}
+    assert arrows_upwards(graph, layers) == []
+
+
+@pytest.mark.parametrize("package", ALLOWED)
+def test_a_package_imports_only_what_it_may(package: str) -> None:
+    foreign = {
+        f"{module} imports {other}"
+        for module, others in import_graph(package).items()
+        for other in others
+        if other.partition(".")[0] not in ALLOWED[package] | {package}
+    }
+    assert foreign == set()
+
+
+def test_no_file_is_longer_than_one_can_read() -> None:
+    lengths = {
+        str(path.relative_to(ROOT)): len(path.read_text().splitlines())
+        for path in sources(*OF_READABLE_LENGTH)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FILE} == {}
+
+
+# That the tests above could fail.
+
+
+def test_every_form_of_an_import_is_read() -> None:
+    source = (
+        "import broker.core as core\n"
+        "from broker import events\n"
+        "from . import states\n"
+        "from .agenda import Agenda\n"
+        "if TYPE_CHECKING:\n    from broker.shell import Shell\n"
+        "def late():\n    import broker.doors\n"
+    )
+    assert set(imported_names(ROOT / "broker" / "new.py", source)) == {
+        "broker.core",
+        "broker.events",
+        "broker.states",
+        "broker.agenda.Agenda",
+        "broker.shell.Shell",
+        "broker.doors",
+    }
+
+
+def test_a_circle_is_found() -> None:
+    graph = {"a": {"b"}, "b": {"c", "d"}, "c": {"b"}, "d": set()}
+    assert find_circle(graph) == ["b", "c", "b"]
+    assert find_circle({"a": {"b", "c"}, "b": {"c"}}) == []
+
+
+def test_an_arrow_upwards_is_found() -> None:
+    layers = [["low", "beside"], ["high"]]
+    assert arrows_upwards({"high": {"low"}}, layers) == []
+    assert arrows_upwards({"low": {"high"}}, layers) == ["low imports high"]
+    assert arrows_upwards({"low": {"beside"}}, layers) == ["low imports beside"]
