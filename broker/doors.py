@@ -6,7 +6,9 @@ answer is given by the broker's own thread, between messages.
 
 from __future__ import annotations
 
+import errno
 import logging
+import socket
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +17,7 @@ import zmq
 from zmq.utils import z85
 from zmq.utils.monitor import parse_monitor_message
 
-from broker.config import BrokerConfig
+from broker.config import BrokerConfig, addresses, nearby_address
 from broker.security import BACKEND, FRONTEND, Guard, Keyring, read_keys
 from client import errors
 from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
@@ -56,9 +58,9 @@ def open_frontend(
 
 
 def open_backend(
-    context: zmq.Context[Socket], config: BrokerConfig, keys: Keyring | None
+    context: zmq.Context[Socket], config: BrokerConfig, keys: Keyring | None, epoch: int
 ) -> Socket:
-    """Bind the workers' door.
+    """Bind the workers' door, and a nearer one for those on this host.
 
     Raises:
         zmq.ZMQError: the address cannot be bound.
@@ -67,13 +69,17 @@ def open_backend(
     # A routing id is one worker's incarnation. When it comes again, that worker has a new
     # connection and knows that the old one is cut, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    try:
+        socket.bind(nearby_address(epoch))
+    except zmq.ZMQError as error:  # not Linux: then all go the usual way
+        logger.info("workers on this host connect as all others do: %s", error)
     return socket
 
 
 def _open(
     context: zmq.Context[Socket],
     config: BrokerConfig,
-    endpoint: str,
+    setting: str,
     heartbeat_ms: int,
     timeout_ms: int,
     ahead: int,
@@ -87,7 +93,6 @@ def _open(
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     # The client refuses at max_bytes with a reason; twice that is where we hang up.
     socket.setsockopt(zmq.MAXMSGSIZE, 2 * config.limits.max_bytes)
     socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
@@ -98,8 +103,24 @@ def _open(
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keys.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keys.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
-    socket.bind(endpoint)
+    for endpoint in addresses(setting):
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        _check_is_free(endpoint)
+        socket.bind(endpoint)
     return socket
+
+
+def _check_is_free(endpoint: str) -> None:
+    """Refuse a path that somebody listens on: libzmq would take it away from a living broker.
+
+    A socket file that was left behind by a killed one has no listener, and is replaced.
+    """
+    path = endpoint.removeprefix("ipc://")
+    if path == endpoint or path.startswith("@"):
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if probe.connect_ex(path) == 0:
+            raise zmq.ZMQError(errno.EADDRINUSE)
 
 
 def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:

@@ -15,7 +15,7 @@
      |    +-- UnknownPolicy        no worker has served that name
      |    +-- AmbiguousPolicy      several policies are served and none was named
      |    +-- Forbidden            this key may not do that, or is not known
- |    +-- MemoryUnreachable    (seen by no robot) shared memory cannot be opened: bytes are sent
+     |    +-- MemoryUnreachable    shared memory cannot be opened; no robot sees it, bytes are sent
      |
      +-- Unavailable               the request was fine: another moment may do
      |    +-- NoWorker             no worker serves that policy now

@@ -23,6 +23,7 @@ VERSION = 1
 MAX_HEADER = 4096  # bytes
 MAX_FRAMES = 64  # of one message, header and body included
 MAX_NAME = 128  # characters in a name of anything
+MAX_HOST = 16  # bytes by which processes of one host know each other
 MAX_MEMORY = 1024  # bytes of a reference to shared memory
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
@@ -198,6 +199,15 @@ def _uuid(field: str, value: Any) -> bytes:
     return value
 
 
+def _bytes(shortest: int, longest: int) -> Callable[[str, Any], bytes]:
+    def check(field: str, value: Any) -> bytes:
+        if type(value) is not bytes or not shortest <= len(value) <= longest:
+            raise _refuse(field, value, f"{shortest} to {longest} bytes")
+        return value
+
+    return check
+
+
 def _request_id(field: str, value: Any) -> RequestId:
     if type(value) is not list or len(value) != 2:
         raise _refuse(field, value, "[client (bytes), sequence (integer)]")
@@ -246,6 +256,9 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "session": _text(MAX_NAME, shortest=0),
     "robot": _text(MAX_NAME, shortest=0),
     "buffers": _boolean,
+    # client, passed on to the worker; `host` also back
+    "host": _bytes(1, MAX_HOST),
+    "memory": _bytes(1, MAX_MEMORY),
     # broker and worker
     "attempt": _integer(1, 1000),
     "epoch": _integer(0, MAX_INT),
@@ -259,6 +272,7 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "n": _integer(0, MAX_INT),
     "heartbeat_ms": _number(1.0, LONGEST_MS),
     "max_bytes": _integer(1, MAX_INT),
+    "ipc": _text(MAX_NAME),
     # replies
     "timing": _timing,
     "code": _text(64),
