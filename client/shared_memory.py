@@ -42,6 +42,9 @@ F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
 # A file that keeps its size can be mapped without fear of SIGBUS.
 SEALS = F_SEAL_SEAL | F_SEAL_SHRINK | F_SEAL_GROW
 
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 600.0  # without memory, after it could not be reached
+TRUSTED_AFTER = 1000  # requests through memory in a row; the next pause is a short one again
+
 _ALIGNMENT = 64  # bytes, as vector instructions like them
 _STEP = 256 * 1024  # sizes are multiples: observations a little larger need no new file
 _LARGEST_PID = 2**22  # linux/threads.h, PID_MAX_LIMIT
@@ -143,6 +146,43 @@ class SharedMemory:
         mapping[:NONCE_BYTES] = self._nonce
         self._fd, self._size, self._mapping = fd, size, mapping
         return True
+
+
+class Negotiation:
+    """Whether a robot's next request goes through memory. Times are in monotonic seconds.
+
+    While off, requests carry the token of the robot's host, and a worker that has the same one
+    repeats it in its result: from then on memory is used. A worker that cannot reach the memory
+    says so, the same observation goes out again by bytes, and memory stays off for a while, longer
+    each time: where workers of one policy run on several hosts, robots soon send bytes to all.
+    """
+
+    def __init__(self, host: bytes) -> None:
+        """`host` is this process's `host_token`; empty: memory is never used."""
+        self.is_on = False
+        self._host = host
+        self._off_until = float("-inf")
+        self._pause_s = FIRST_PAUSE_S
+        self._successes = 0
+
+    def offer(self, now: float) -> dict[str, bytes]:
+        """Header fields of a request that goes by bytes."""
+        return {"host": self._host} if self._host and now >= self._off_until else {}
+
+    def answered(self, host: bytes | None) -> None:
+        """A result came; `host` is what its header says."""
+        if self.is_on:
+            self._successes += 1
+            if self._successes >= TRUSTED_AFTER:
+                self._pause_s = FIRST_PAUSE_S
+        elif host is not None and host == self._host:
+            self.is_on, self._successes = True, 0
+
+    def failed(self, now: float) -> None:
+        """A worker could not reach the memory, or there is none."""
+        self.is_on = False
+        self._off_until = now + self._pause_s
+        self._pause_s = min(2.0 * self._pause_s, LONGEST_PAUSE_S)
 
 
 @functools.lru_cache(maxsize=1)

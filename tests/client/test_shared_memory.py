@@ -11,7 +11,17 @@ import numpy as np
 import pytest
 
 from client.errors import ProtocolError
-from client.shared_memory import F_GET_SEALS, NONCE_BYTES, SEALS, Reference, SharedMemory
+from client.shared_memory import (
+    F_GET_SEALS,
+    FIRST_PAUSE_S,
+    LONGEST_PAUSE_S,
+    NONCE_BYTES,
+    SEALS,
+    TRUSTED_AFTER,
+    Negotiation,
+    Reference,
+    SharedMemory,
+)
 from client.wire import MAX_FRAMES, MAX_MEMORY
 
 SOUND = Reference(4711, 9, 4096, b"n" * NONCE_BYTES, [(64, 100), (192, 0)])
@@ -150,3 +160,49 @@ def test_nothing_of_it_has_a_name_in_the_file_system() -> None:
     assert set(Path("/dev/shm").iterdir()) == before
     assert "(deleted)" in os.readlink(f"/proc/self/fd/{reference.fd}")
     memory.close()
+
+
+def test_memory_is_used_once_a_worker_says_that_it_is_on_this_host() -> None:
+    talk = Negotiation(b"here")
+    assert talk.offer(0.0) == {"host": b"here"}
+    for other in (None, b"there", b""):
+        talk.answered(other)
+        assert not talk.is_on
+    talk.answered(b"here")
+    assert talk.is_on
+
+
+def test_a_robot_that_cannot_share_never_offers_it() -> None:
+    talk = Negotiation(b"")
+    assert talk.offer(0.0) == {}
+    talk.answered(b"")
+    talk.answered(None)
+    talk.failed(0.0)
+    assert not talk.is_on
+
+
+def test_after_a_failure_it_is_offered_again_later_each_time() -> None:
+    talk, now, pauses = Negotiation(b"here"), 0.0, []
+    for _ in range(20):
+        talk.answered(b"here")
+        assert talk.is_on
+        talk.failed(now)
+        assert not talk.is_on
+        begun = now
+        while not talk.offer(now):
+            now += 0.25
+        pauses.append(now - begun)
+    assert pauses == sorted(pauses)
+    assert (pauses[0], pauses[-1]) == (FIRST_PAUSE_S, LONGEST_PAUSE_S)
+
+
+def test_after_many_successes_a_failure_costs_little_again() -> None:
+    talk = Negotiation(b"here")
+    for _ in range(10):
+        talk.answered(b"here")
+        talk.failed(0.0)
+    talk.answered(b"here")
+    for _ in range(TRUSTED_AFTER):
+        talk.answered(None)
+    talk.failed(0.0)
+    assert talk.offer(FIRST_PAUSE_S) == {"host": b"here"}
