@@ -32,7 +32,7 @@ from worker.checkpoints.files import (
 from worker.checkpoints.inspection import SILENT, architecture, dimensions, fits, statistics
 from worker.checkpoints.weights import Weights, open_weights
 from worker.config import DownloadConfig
-from worker.errors import CheckpointError, ConfigError, WorkerError
+from worker.errors import CheckpointError, SettingsError, WorkerError
 
 DTYPES = {"bfloat16": "BF16", "float32": "F32"}
 
@@ -52,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return command(given, folder)
     except WorkerError as error:
         print(error, file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
+        return 2 if isinstance(error, SettingsError) else 1
 
 
 def inspect(given: argparse.Namespace, folder: Path) -> int:

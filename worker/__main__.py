@@ -22,8 +22,10 @@ from conf.compose import command_line
 from conf.logs import set_up
 from worker.config import WorkerConfig
 from worker.errors import WorkerError
-from worker.inference import Policy
-from worker.service import BROKEN, DRAIN_S, Service
+from worker.events import BROKEN
+from worker.policy import Policy
+from worker.service import Service
+from worker.session import DRAIN_S
 
 logger = logging.getLogger("worker")
 

@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from client.wire import MAX_SLOTS
-from worker.errors import ConfigError
+from worker.errors import SettingsError
 
 LONGEST_WAIT_S = 10.0
 """For a batch to fill: by then most robots have given up."""
@@ -86,7 +86,7 @@ class EnvConfig:
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
         if "." not in self.robot and self.robot not in list(Robot):
-            raise ConfigError(
+            raise SettingsError(
                 f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
                 " a robot of your own (docs/robots.md)"
             )
@@ -109,7 +109,7 @@ class ExpertConfig:
         """Refuse dimensions that can't be built."""
         _at_least("model.vlm/expert.", self, 1, *vars(self))
         if self.num_heads % self.num_kv_heads or self.head_dim % 2 or self.width % 2:
-            raise ConfigError(
+            raise SettingsError(
                 "model.vlm and model.expert: num_heads must be a multiple of num_kv_heads,"
                 f" head_dim and width even; got {vars(self)}"
             )
@@ -129,7 +129,7 @@ class VisionConfig:
         """Refuse dimensions that can't be built."""
         _at_least("model.vision.", self, 1, *vars(self))
         if self.width % self.num_heads or IMAGE_SIZE % self.patch_size:
-            raise ConfigError(
+            raise SettingsError(
                 "model.vision: width must be a multiple of num_heads, and patch_size divide"
                 f" {IMAGE_SIZE}; got {vars(self)}"
             )
@@ -162,7 +162,7 @@ class ModelConfig:
         _at_least("model.", self, 1, "action_dim", "action_horizon", "max_token_len", "vocab_size")
         if self.architecture is Architecture.pi0_fast:
             if self.expert is not None or not self.discrete_state_input:
-                raise ConfigError(
+                raise SettingsError(
                     "model.architecture=pi0_fast needs model.expert=null, since actions are tokens,"
                     " and model.discrete_state_input=true, since its prompts hold the state"
                 )
@@ -170,16 +170,18 @@ class ModelConfig:
         for key in ("depth", "num_heads", "num_kv_heads", "head_dim"):
             vlm, expert = getattr(self.vlm, key), getattr(self.action_expert, key)
             if vlm != expert:
-                raise ConfigError(
+                raise SettingsError(
                     f"model.expert.{key}={expert} must equal model.vlm.{key}={vlm}:"
                     " the expert attends to the prefix's keys and values layer by layer"
                 )
 
     @property
     def action_expert(self) -> ExpertConfig:
-        """The expert of a flow model. Raises `ConfigError` where there is none."""
+        """The expert of a flow model. Raises `SettingsError` where there is none."""
         if self.expert is None:
-            raise ConfigError(f"model.expert=null: model.architecture={self.architecture} needs it")
+            raise SettingsError(
+                f"model.expert=null: model.architecture={self.architecture} needs it"
+            )
         return self.expert
 
 
@@ -199,14 +201,14 @@ class RuntimeConfig:
         _at_least("runtime.", self, 1, "slots", "prompt_buckets")
         _at_least("runtime.", self, 0, "batch_wait_s")
         if self.slots > MAX_SLOTS or self.batch_wait_s > LONGEST_WAIT_S:
-            raise ConfigError(
+            raise SettingsError(
                 f"runtime.slots may be {MAX_SLOTS} at most and runtime.batch_wait_s"
                 f" {LONGEST_WAIT_S:g}, got {self.slots} and {self.batch_wait_s:g}"
             )
         if self.threads is not None:
             _at_least("runtime.", self, 1, "threads")
         if self.compile and self.graphs is False:
-            raise ConfigError(
+            raise SettingsError(
                 "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"
             )
 
@@ -252,11 +254,11 @@ class WorkerConfig:
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
         if not self.name:
-            raise ConfigError("name= must not be empty: it is what robots ask for")
+            raise SettingsError("name= must not be empty: it is what robots ask for")
 
 
 def _at_least(where: str, config: object, least: float, *keys: str) -> None:
     for key in keys:
         value = getattr(config, key)
         if not value >= least:
-            raise ConfigError(f"{where}{key} must be at least {least}, got {value}")
+            raise SettingsError(f"{where}{key} must be at least {least}, got {value}")

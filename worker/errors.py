@@ -2,7 +2,7 @@
 
     WorkerError
      |
-     +-- ConfigError         the settings contradict each other or are out of range
+     +-- SettingsError       the settings contradict each other or are out of range
      +-- CheckpointError     weights, statistics or tokenizer are missing or don't fit
      +-- DeviceLost          the device failed in the middle of service: the process must end
 
@@ -15,7 +15,7 @@ class WorkerError(Exception):
     """Base of all that stops a worker, at its start or later."""
 
 
-class ConfigError(WorkerError, ValueError):
+class SettingsError(WorkerError, ValueError):
     """Settings of the right type that can't work; the message names the key."""
 
 

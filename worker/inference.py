@@ -13,7 +13,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -21,19 +21,9 @@ from client import errors
 from client.body import decode_body, encode_body
 from client.wire import LONGEST_MS, Frame, Header, RequestId
 from worker.errors import DeviceLost, WorkerError
+from worker.policy import Observation, Policy
 
 logger = logging.getLogger("worker")
-
-
-class Policy(Protocol):
-    """Anything that answers observations.
-
-    `load`, `warm_up`, `metadata` and `digest` are optional. So is `infer_batch(observations)`: a
-    list of results and exceptions, one for each. Without it a batch is never formed.
-    """
-
-    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """`actions`, (horizon, action dim), and whatever else is not an array."""
 
 
 @dataclass(slots=True)
@@ -76,11 +66,10 @@ class Broken:
 
 
 Report = Answer | Warm | Broken
-Observation = dict[str, Any]
 InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
 
-class Device(threading.Thread):
+class InferenceThread(threading.Thread):
     """Loads a policy, warms it up and runs jobs: those that wait together as one batch.
 
     Reports are taken from `reports`; `wake_fd` becomes readable with each.
@@ -195,14 +184,14 @@ def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
         return _failure(job, error)
     except Exception as error:
         logger.exception(
-            "the policy failed on a request", extra={"about": {"request": name_of(job.id)}}
+            "the policy failed on a request", extra={"about": {"request": str(job.id)}}
         )
         reason = str(error).partition("\n")[0][:200]
         return _failure(
             job,
             errors.PolicyFailed(
                 f"the policy raised {type(error).__name__}: {reason} "
-                f"(request {name_of(job.id)} in the worker's log)"
+                f"(request {job.id} in the worker's log)"
             ),
         )
     timing = {
@@ -246,11 +235,6 @@ def _is_device_lost(error: Exception) -> bool:
     torch = sys.modules.get("torch")
     lost = getattr(torch, "AcceleratorError", DeviceLost)
     return isinstance(error, (DeviceLost, lost))
-
-
-def name_of(request: RequestId) -> str:
-    """A request's id as logs show it, the same in every process."""
-    return f"{request.client.hex()[:8]}/{request.sequence}"
 
 
 def _seeded(job: Job) -> dict[str, Any]:

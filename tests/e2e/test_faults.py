@@ -13,7 +13,7 @@ import pytest
 from client import errors
 from scripts.local.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
-from worker.service import BROKEN
+from worker.events import BROKEN
 
 QUICKLY_S = 10.0  # a second on a machine with nothing else to do
 

@@ -14,7 +14,7 @@ from client.body import decode_body
 from client.errors import BadObservation
 from tests.worker.test_inference import WAIT_MS, Scripted, actions, job, reports
 from worker.errors import DeviceLost
-from worker.inference import Answer, Broken, Device, Job, Warm
+from worker.inference import Answer, Broken, InferenceThread, Job, Warm
 
 Observation = dict[str, Any]
 
@@ -46,7 +46,7 @@ def jobs(*tags: int) -> list[Job]:
 
 def answers_of(policy: Batching, given: list[Job], largest: int) -> list[Answer]:
     """The first job is begun before the others come, so that those wait together."""
-    device = Device(policy, largest)
+    device = InferenceThread(policy, largest)
     device.start()
     device.give(given[0])
     assert policy.begun.wait(WAIT_MS / 1e3)
@@ -128,7 +128,7 @@ def test_a_late_job_is_not_in_the_batch() -> None:
 def test_a_batch_waits_for_others_if_told_to() -> None:
     policy = Batching()
     policy.go.set()
-    device = Device(policy, 2, batch_wait_s=WAIT_MS / 1e3)
+    device = InferenceThread(policy, 2, batch_wait_s=WAIT_MS / 1e3)
     device.start()
     for each in jobs(1, 2):
         device.give(each)
@@ -145,7 +145,7 @@ def test_a_lost_device_ends_the_thread(error: Exception, count: int) -> None:
         return {"actions": np.zeros((1, 1))}
 
     policy = Batching(infer)
-    device = Device(policy, 3)
+    device = InferenceThread(policy, 3)
     device.start()
     device.give(jobs(1)[0])
     assert policy.begun.wait(WAIT_MS / 1e3)
@@ -166,7 +166,7 @@ def test_without_torch_only_our_own_error_counts(monkeypatch: pytest.MonkeyPatch
     def infer(observation: Observation) -> Any:
         raise RuntimeError("CUDA error, it says")
 
-    device = Device(Scripted(infer))
+    device = InferenceThread(Scripted(infer))
     device.start()
     device.give(job())
     _, answer = reports(device, 2)

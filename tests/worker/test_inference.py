@@ -14,7 +14,7 @@ import pytest
 from client.body import LARGE, decode_body, encode_body
 from client.errors import BadObservation, ProtocolError
 from client.wire import RequestId
-from worker.inference import Answer, Broken, Device, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
 
 WAIT_MS = 60_000
 
@@ -26,7 +26,7 @@ class Scripted:
         self.infer = infer
 
 
-def reports(device: Device, count: int) -> list[Report]:
+def reports(device: InferenceThread, count: int) -> list[Report]:
     """The next reports, as the I/O thread takes them."""
     poller = select.poll()
     poller.register(device.wake_fd, select.POLLIN)
@@ -44,7 +44,7 @@ def job(observation: dict[str, Any] | None = None, sequence: int = 1, **header: 
 
 def answer_to(policy: Any, *jobs: Job) -> list[Answer]:
     """What a started device makes of jobs."""
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     for each in jobs:
         device.give(each)
@@ -154,7 +154,7 @@ def test_load_then_warm_up_then_ready() -> None:
             order.append("warm up")
             return np.float32(2.5)
 
-    device = Device(Careful(actions))
+    device = InferenceThread(Careful(actions))
     device.start()
     (warm,) = reports(device, 1)
     assert order == ["load", "warm up"]
@@ -163,7 +163,7 @@ def test_load_then_warm_up_then_ready() -> None:
 
 
 def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
-    device = Device(Scripted(actions))
+    device = InferenceThread(Scripted(actions))
     device.start()
     assert reports(device, 1) == [Warm(None)]
 
@@ -172,7 +172,7 @@ def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
 def test_a_speed_that_is_none(said: Any) -> None:
     policy = Scripted(actions)
     policy.warm_up = lambda: said  # type: ignore[attr-defined]
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     (broken,) = reports(device, 1)
     assert isinstance(broken, Broken)
@@ -181,7 +181,7 @@ def test_a_speed_that_is_none(said: Any) -> None:
 
 def test_a_signal_without_a_report_does_not_stay() -> None:
     """As when one report is taken along with the one before it, and signals after that."""
-    device = Device(Scripted(actions))
+    device = InferenceThread(Scripted(actions))
     os.eventfd_write(device.wake_fd, 1)
     assert device.take_reports() == []
     assert not select.select([device.wake_fd], [], [], 0)[0]
@@ -202,7 +202,7 @@ def test_a_policy_that_cannot_be_made_ready(error: BaseException, stage: str) ->
 
     policy = Scripted(actions)
     setattr(policy, stage, fail)
-    device = Device(policy)
+    device = InferenceThread(policy)
     device.start()
     (broken,) = reports(device, 1)
     assert isinstance(broken, Broken)
@@ -213,7 +213,7 @@ def test_a_policy_that_ends_the_thread_is_told_of() -> None:
     def leave(observation: dict[str, Any]) -> None:
         raise SystemExit(1)
 
-    device = Device(Scripted(leave))
+    device = InferenceThread(Scripted(leave))
     device.start()
     device.give(job())
     warm, broken = reports(device, 2)

@@ -14,7 +14,8 @@ from client.body import decode_body, encode_body
 from client.errors import BadObservation
 from client.wire import FROM_WORKER, Header, RequestId, decode_header, encode_header
 from worker.errors import DeviceLost
-from worker.service import BROKEN, REFUSED, STOPPED, Service
+from worker.events import BROKEN, REFUSED, STOPPED
+from worker.service import Service
 
 WAIT_S = 60.0
 EPOCH = 11

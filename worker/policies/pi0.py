@@ -25,7 +25,7 @@ from worker.config import (
     ModelConfig,
     RuntimeConfig,
 )
-from worker.errors import CheckpointError, ConfigError
+from worker.errors import CheckpointError, SettingsError
 from worker.robots import find_robot
 from worker.robots.norm_stats import read_norm_stats
 from worker.robots.observations import Array, Image, describe
@@ -66,11 +66,11 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         """Check settings and files; nothing heavy is imported, read or downloaded.
 
         Where files are still to be downloaded, `load` does that, and `digest` is None until then.
-        Raises `ConfigError` for settings that can't go together and `CheckpointError` for files
+        Raises `SettingsError` for settings that can't go together and `CheckpointError` for files
         that are missing or don't fit.
         """
         if model.architecture not in self.architectures:
-            raise ConfigError(
+            raise SettingsError(
                 f"policy._target_={type(self).__name__} cannot serve"
                 f" model.architecture={model.architecture}; leave policy= to model="
             )

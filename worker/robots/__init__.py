@@ -3,7 +3,7 @@
 import importlib
 
 from worker.config import Robot
-from worker.errors import ConfigError
+from worker.errors import SettingsError
 from worker.robots.aloha import ALOHA
 from worker.robots.droid import DROID
 from worker.robots.libero import LIBERO
@@ -19,7 +19,7 @@ ROBOTS: dict[str, RobotSpec] = {
 def find_robot(name: str) -> RobotSpec:
     """The robot that `env.robot` names: one of `ROBOTS`, or `package.module.NAME`.
 
-    Raises `ConfigError` where there is none.
+    Raises `SettingsError` where there is none.
     """
     if name in ROBOTS:
         return ROBOTS[name]
@@ -27,9 +27,9 @@ def find_robot(name: str) -> RobotSpec:
     try:
         found = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"env.robot={name} cannot be imported: {error}") from error
+        raise SettingsError(f"env.robot={name} cannot be imported: {error}") from error
     if not isinstance(found, RobotSpec):
-        raise ConfigError(f"env.robot={name} is a {type(found).__name__}, expected a RobotSpec")
+        raise SettingsError(f"env.robot={name} is a {type(found).__name__}, expected a RobotSpec")
     return found
 
 

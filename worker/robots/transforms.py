@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from client.image_tools import resize_with_pad
 from worker.config import IMAGE_SIZE, Architecture, EnvConfig, ModelConfig
-from worker.errors import ConfigError
+from worker.errors import SettingsError
 from worker.robots import find_robot
 from worker.robots.norm_stats import NormStats
 from worker.robots.observations import Array, Picture, parse
@@ -53,7 +53,7 @@ class Transforms:
     ) -> None:
         """`decode` makes normalised actions of what the model wrote, if it writes tokens.
 
-        Raises `ConfigError` where `env` and `model` can't go together.
+        Raises `SettingsError` where `env` and `model` can't go together.
         """
         self.robot = find_robot(env.robot)
         self._model = model
@@ -109,30 +109,30 @@ class Transforms:
 
 
 def check_fit(env: EnvConfig, model: ModelConfig) -> None:
-    """Raises `ConfigError` where `env` and `model` can't go together; reads no files."""
+    """Raises `SettingsError` where `env` and `model` can't go together; reads no files."""
     robot = find_robot(env.robot)
     delta_dims(env, robot.action_dim)
     if env.adapt_to_pi and robot.adaptation is None:
-        raise ConfigError(f"env.adapt_to_pi=true: {env.robot} has no convention of its own")
+        raise SettingsError(f"env.adapt_to_pi=true: {env.robot} has no convention of its own")
     if env.action_dim != robot.action_dim:
-        raise ConfigError(
+        raise SettingsError(
             f"env.action_dim={env.action_dim}, but env.robot={env.robot} has"
             f" {robot.action_dim} actions"
         )
     pads_state = model.architecture is not Architecture.pi0_fast
     largest = max(robot.action_dim, robot.state_dim if pads_state else 0)
     if model.action_dim < largest:
-        raise ConfigError(
+        raise SettingsError(
             f"model.action_dim={model.action_dim} is too small for env.robot={env.robot},"
             f" which has {largest} values"
         )
 
 
 def delta_dims(env: EnvConfig, action_dim: int) -> npt.NDArray[np.intp]:
-    """Which actions are relative to the state. Raises `ConfigError` where the mask is too long."""
+    """Which actions are relative to the state. Raises `SettingsError` for too long a mask."""
     mask = env.delta_mask or []
     if len(mask) > action_dim:
-        raise ConfigError(
+        raise SettingsError(
             f"env.delta_mask has {len(mask)} entries, but {env.robot} has {action_dim} actions"
         )
     return np.flatnonzero(np.asarray(mask, dtype=bool))

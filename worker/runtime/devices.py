@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 
 from worker.config import Device, Dtype
-from worker.errors import ConfigError, DeviceLost
+from worker.errors import DeviceLost, SettingsError
 from worker.models.attention import cpu_has_bfloat16
 
 SPARE = 1.1
@@ -20,10 +20,10 @@ _LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
 
 
 def choose_device(device: Device) -> torch.device:
-    """The torch device of the setting. Raises `ConfigError` for CUDA where there is none."""
+    """The torch device of the setting. Raises `SettingsError` for CUDA where there is none."""
     has_cuda = torch.cuda.is_available()
     if device is Device.cuda and not has_cuda:
-        raise ConfigError("device=cuda: torch finds no CUDA device here; use device=cpu")
+        raise SettingsError("device=cuda: torch finds no CUDA device here; use device=cpu")
     return torch.device("cuda" if has_cuda and device is not Device.cpu else "cpu")
 
 
@@ -40,10 +40,10 @@ def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> 
 
 
 def ensure_room(needed: int, device: torch.device) -> None:
-    """Raises `ConfigError` where `device` has no room for weights of `needed` bytes."""
+    """Raises `SettingsError` where `device` has no room for weights of `needed` bytes."""
     free = free_bytes(device)
     if free is not None and needed * SPARE > free:
-        raise ConfigError(
+        raise SettingsError(
             f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device.type}, and"
             f" {free / 1e9:.1f} GB are free: free some, take dtype=bfloat16, or a smaller model="
         )

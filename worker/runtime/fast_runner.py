@@ -33,7 +33,7 @@ class FastRunner:
     ) -> None:
         """Load the weights (None: seeded ones).
 
-        Raises `CheckpointError` as `fill` does, `ConfigError` where there is no such device.
+        Raises `CheckpointError` as `fill` does, `SettingsError` where there is no such device.
         """
         self.device = choose_device(device)
         self.dtype = choose_dtype(dtype, self.device, config.embedded)

@@ -51,7 +51,7 @@ def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.
 
     `dtype` is that of the transformers; norms and small projections stay float32. Raises
     `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
-    another shape, and `ConfigError` where `device` has no room.
+    another shape, and `SettingsError` where `device` has no room.
     """
     wide = _float32_parameters(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}

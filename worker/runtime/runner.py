@@ -49,7 +49,7 @@ class Runner:
     ) -> None:
         """Load the weights (None: seeded ones) and compute all that depends on time alone.
 
-        Raises `CheckpointError` as `load_model` does, `ConfigError` where there is no such device
+        Raises `CheckpointError` as `load_model` does, `SettingsError` where there is no such device
         or no room on it.
         """
         self._config, self._seed = config, seed

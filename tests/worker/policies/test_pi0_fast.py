@@ -12,7 +12,7 @@ from client.errors import BadObservation, PolicyFailed
 from tests.golden import FAST_CHECKPOINT, FAST_TOKENIZER, FOLDER, cases, overrides
 from tests.worker.composition import compose_worker, make_fast_policy, make_policy
 from worker.__main__ import build
-from worker.errors import CheckpointError, ConfigError
+from worker.errors import CheckpointError, SettingsError
 from worker.policies.pi0_fast import Pi0FastPolicy
 
 SETTINGS = overrides(FAST_CHECKPOINT)
@@ -115,7 +115,7 @@ def test_a_public_checkpoint_is_not_downloaded_in_vain() -> None:
     [["model=pi0_fast", "policy=pi0"], ["model=tiny", "policy=pi0_fast", "fast_tokenizer=null"]],
 )
 def test_a_policy_refuses_another_ones_model(settings: list[str]) -> None:
-    with pytest.raises(ConfigError, match=r"cannot serve model\.architecture="):
+    with pytest.raises(SettingsError, match=r"cannot serve model\.architecture="):
         build(compose_worker("env=droid", *settings))
 
 

@@ -15,7 +15,7 @@ from conf.compose import FOLDER
 from tests.golden import FOLDER as GOLDEN
 from tests.golden import overrides
 from tests.worker.composition import compose_worker, make_policy
-from worker.errors import ConfigError
+from worker.errors import SettingsError
 from worker.policies.pi0 import Pi0Policy
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "robots.md"
@@ -108,7 +108,7 @@ def test_its_errors_name_its_own_keys(
     ],
 )
 def test_a_robot_that_is_none(ur5: list[str], robot: str, says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(SettingsError, match=says):
         make_policy(*ur5, f"env.robot={robot}")
 
 

@@ -6,7 +6,7 @@ import pytest
 from tests.golden import FAST_CHECKPOINT, overrides
 from tests.worker.composition import make_fast_policy, make_policy
 from worker.config import Robot
-from worker.errors import ConfigError
+from worker.errors import SettingsError
 from worker.robots import ROBOTS
 from worker.robots.aloha import GRIPPERS, SIGNS, actions_from_model, state_to_model
 from worker.robots.observations import Array
@@ -116,5 +116,5 @@ def test_pi0_fast_on_aloha_leaves_absent_cameras_out() -> None:
     ],
 )
 def test_env_and_model_that_cannot_go_together(settings: list[str], says: str) -> None:
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(SettingsError, match=says):
         make_policy("model=tiny", *settings)

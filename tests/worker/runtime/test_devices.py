@@ -5,7 +5,7 @@ import torch
 
 from tests.worker.composition import make_policy
 from worker.config import Device, Dtype
-from worker.errors import ConfigError, DeviceLost
+from worker.errors import DeviceLost, SettingsError
 from worker.models import attention
 from worker.runtime import devices
 from worker.runtime.devices import choose_device, choose_dtype, ensure_room, free_bytes, losing
@@ -17,7 +17,7 @@ F32, BF16 = torch.float32, torch.bfloat16
 def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device(Device.auto) == choose_device(Device.cpu) == CPU
-    with pytest.raises(ConfigError, match="device=cuda"):
+    with pytest.raises(SettingsError, match="device=cuda"):
         choose_device(Device.cuda)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(Device.auto) == choose_device(Device.cuda) == CUDA
@@ -75,11 +75,11 @@ def test_a_model_that_does_not_fit_says_how_much_is_needed_and_free(
 ) -> None:
     monkeypatch.setattr(devices, "free_bytes", lambda device: 10_000_000_000)
     ensure_room(9_000_000_000, CPU)
-    with pytest.raises(ConfigError, match=r"needs about 11.0 GB on device=cpu, and 10.0 GB"):
+    with pytest.raises(SettingsError, match=r"needs about 11.0 GB on device=cpu, and 10.0 GB"):
         ensure_room(10_000_000_000, CPU)
     monkeypatch.setattr(devices, "free_bytes", lambda device: 10_000_000)
     policy = make_policy("env=aloha_sim", "model=tiny")
-    with pytest.raises(ConfigError, match=r"0\.0 GB are free"):
+    with pytest.raises(SettingsError, match=r"0\.0 GB are free"):
         policy.load()
 
 

@@ -1,0 +1,300 @@
+"""The worker's protocol towards one broker, as a pure state machine.
+
+`handle(event, now) -> commands` and `wake_at()`, without sockets, clocks or threads: time comes in
+with every event. `worker.service` carries the commands out, and the simulation does the same on
+simulated time. A worker that is registered with several brokers has one session for each.
+
+| the broker says | and this session |
+|---|---|
+| `welcome` | takes over its epoch, timers and limits, and says `ready` if the policy is warm |
+| `infer` | has the request in hand and asks for it to be run |
+| `heartbeat` | remembers its count, which the next own heartbeat repeats |
+| `who` | says `hello` again |
+| `error` | ends, unless only one message was unreadable |
+
+Until it is welcome it says `hello` at every beat, afterwards `heartbeat` with the ids in hand. Told
+to stop, it is `draining`: it answers what it has, and says `goodbye` when nothing more can come.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from client import errors
+from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header, RequestId
+from worker.events import (
+    BROKEN,
+    REFUSED,
+    STOPPED,
+    Answered,
+    Command,
+    Event,
+    Exit,
+    Introduction,
+    Log,
+    Payload,
+    PolicyBroken,
+    PolicyReady,
+    Received,
+    Run,
+    Send,
+    Stop,
+    Tick,
+    Undecodable,
+)
+from worker.stages import fit_timing
+
+DRAIN_S = 0.8
+"""Once stopped, an inference under way may still be answered for this long."""
+
+BEATS_TO_DRAIN = 2
+"""Of the broker's: one may have crossed the word that we drain, and work with it."""
+
+SILENCE_S = 5.0
+"""Of the broker, before we log that we are waiting for it."""
+
+FIRST_INTERVAL_S = 0.1
+"""Between two hellos, until the broker says its own interval."""
+
+_NEEDED = {"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch", "n")}
+_ROOM_FOR_IDS = MAX_HEADER - 512
+_ID_BYTES = 24  # of one member of `ids`, without the client that it names
+
+Attempt = tuple[RequestId, int, int]
+"""What a request in hand is known by: its id, the attempt's number, the broker's epoch."""
+
+
+class Session:
+    """What one broker and this worker know of each other."""
+
+    def __init__(self, introduction: Introduction, endpoint: str, now: float) -> None:
+        """`endpoint` names the broker in log lines; `now` is in monotonic seconds."""
+        self.epoch: int | None = None  # of the broker that has welcomed us
+        self.in_hand: dict[Attempt, None] = {}  # in the order in which they came
+        self._introduction, self._endpoint = introduction, endpoint
+        self._warm: PolicyReady | None = None
+        self._max_bytes: int | None = None
+        self._beat = 0  # the last heartbeat heard in this epoch
+        self._last_beat = 0  # while draining: the one after which nothing more can come
+        self._heard_at = self._next_beat = now
+        self._interval_s = FIRST_INTERVAL_S
+        self._leave_at: float | None = None  # while draining: at the latest
+        self._ended = False
+        self._commands: list[Command] = []
+        self._events: dict[type[Any], Callable[[Any, float], None]] = {
+            Received: self._received,
+            PolicyReady: self._became_warm,
+            Answered: self._answered,
+            Undecodable: self._undecodable,
+            PolicyBroken: self._broke,
+            Stop: self._stop,
+            Tick: self._tick,
+        }
+        self._kinds: dict[str, Callable[[Received, float], None]] = {
+            "welcome": self._welcome,
+            "infer": self._infer,
+            "heartbeat": self._heartbeat,
+            "who": lambda message, now: self._hello(),
+            "error": self._error,
+        }
+
+    @property
+    def state(self) -> str:
+        """As the broker is told: warming, ready or draining."""
+        if self._leave_at is not None:
+            return "draining"
+        return "warming" if self._warm is None else "ready"
+
+    def wake_at(self) -> float:
+        """When `handle` wants to be called with `Tick` at the latest."""
+        if self._leave_at is not None:
+            return min(self._next_beat, self._leave_at)
+        return self._next_beat
+
+    def handle(self, event: Event, now: float) -> list[Command]:
+        """What is to be done about an event. After `Exit` nothing ever is."""
+        if not self._ended:
+            self._events[type(event)](event, now)
+        commands, self._commands = self._commands, []
+        return commands
+
+    # What the broker says.
+
+    def _received(self, message: Received, now: float) -> None:
+        self._heard_at = now
+        kind = message.header["kind"]
+        missing = [field for field in _NEEDED.get(kind, ()) if field not in message.header]
+        if missing:
+            self._log(logging.ERROR, f"ignored {kind!r} of the broker: it lacks {missing}")
+        elif kind in self._kinds:
+            self._kinds[kind](message, now)
+
+    def _welcome(self, message: Received, now: float) -> None:
+        header = message.header
+        epoch = header["epoch"]
+        if self.epoch != epoch:
+            name = self._introduction.policy
+            self._log(logging.INFO, f"registered as {name!r} with the broker at {self._endpoint}")
+        self.epoch, self._beat = epoch, 0
+        self._interval_s = header.get("heartbeat_ms", FIRST_INTERVAL_S * 1e3) / 1e3
+        self._max_bytes = header.get("max_bytes")
+        self._say_ready()
+
+    def _infer(self, message: Received, now: float) -> None:
+        self.in_hand[attempt_of(message.header)] = None
+        self._commands.append(Run(message.header, message.payload))
+
+    def _heartbeat(self, message: Received, now: float) -> None:
+        if message.header["epoch"] == self.epoch:
+            self._beat = message.header["n"]
+
+    def _error(self, message: Received, now: float) -> None:
+        reason = message.header.get("message", "no reason given")
+        if self.epoch is not None and message.header.get("code") == errors.ProtocolError.code():
+            # A message was torn by a reconnection; the broker has nothing against this worker.
+            self._log(logging.WARNING, f"the broker could not read a message: {reason}")
+            return
+        self._log(logging.ERROR, f"the broker refused this worker: {reason}")
+        self._exit(REFUSED)
+
+    # What this process says.
+
+    def _became_warm(self, warm: PolicyReady, now: float) -> None:
+        news = warm.introduction != self._introduction
+        self._warm, self._introduction = warm, warm.introduction
+        if news:  # its files are there, so the digest is known now
+            self._hello()
+        self._say_ready()
+
+    def _answered(self, answer: Answered, now: float) -> None:
+        fields, payload = answer.fields, answer.payload
+        size = sum(map(len, payload)) if payload else 0
+        if self._max_bytes is not None and size > self._max_bytes:
+            self._fail(answer.request, _too_large(size, self._max_bytes))
+            return
+        if "timing" in fields:
+            fields = {**fields, "timing": fit_timing(fields["timing"])}
+        self._reply(answer.request, fields, payload)
+
+    def _undecodable(self, event: Undecodable, now: float) -> None:
+        self._fail(event.request, event.error)
+
+    def _broke(self, event: PolicyBroken, now: float) -> None:
+        self._goodbye(event.reason, BROKEN)
+
+    def _stop(self, event: Stop, now: float) -> None:
+        if self._leave_at is not None:
+            self._goodbye("it was stopped", STOPPED)
+            return
+        self._leave_at = now + DRAIN_S
+        self._last_beat = self._beat + BEATS_TO_DRAIN
+        self._beat_or_hello(now)
+
+    def _tick(self, event: Tick, now: float) -> None:
+        if now >= self.wake_at():
+            self._beat_or_hello(now)
+
+    # What is said to the broker.
+
+    def _beat_or_hello(self, now: float) -> None:
+        self._next_beat = now + self._interval_s
+        if self._leave_at is not None and (self._is_drained() or now >= self._leave_at):
+            self._goodbye("it was stopped", STOPPED)
+            return
+        if now - self._heard_at > SILENCE_S:
+            self._log(logging.WARNING, f"no word from a broker at {self._endpoint}: still trying")
+            self._heard_at = now
+        if self.epoch is None:
+            self._hello()
+            return
+        self._say({"kind": "heartbeat", "n": self._beat, "ids": self._ids(), "state": self.state})
+
+    def _is_drained(self) -> bool:
+        """Whether all is answered, also what was on its way when we said that we drain."""
+        return not self.in_hand and (self.epoch is None or self._beat >= self._last_beat)
+
+    def _ids(self) -> list[list[Any]]:
+        """What is in hand for this broker; of too many, the newest that a header has room for.
+
+        There are too many when the broker forgot this worker's first requests: it gave others,
+        and no longer waits for those that are left out here.
+        """
+        ids: list[list[Any]] = []
+        room = _ROOM_FOR_IDS
+        for id, attempt, epoch in reversed(self.in_hand):
+            if epoch == self.epoch:
+                room -= len(id.client) + _ID_BYTES
+                if room < 0 or len(ids) == MAX_SLOTS:
+                    break
+                ids.append([id, attempt])
+        ids.reverse()
+        return ids
+
+    def _hello(self) -> None:
+        about = self._introduction
+        fields: Header = {
+            "kind": "hello",
+            "incarnation": about.incarnation,
+            "policy": about.policy,
+            "horizon": about.horizon,
+            "state": self.state,
+            "slots": about.slots,
+        }
+        if about.digest is not None:
+            fields["digest"] = about.digest
+        self._say(fields, about.metadata)
+
+    def _say_ready(self) -> None:
+        if self._warm is None or self.epoch is None:
+            return
+        ready: Header = {"kind": "ready", "slots": self._introduction.slots}
+        pace = ""
+        if (inference_ms := self._warm.inference_ms) is not None:
+            ready["inference_ms"] = inference_ms
+            pace = f", {inference_ms:.1f} ms an inference"
+        self._say(ready)
+        self._log(logging.INFO, f"ready: serving {self._introduction.policy!r}{pace}")
+
+    def _fail(self, request: Header, error: errors.PolicyError) -> None:
+        self._reply(request, {"kind": "failure", **errors.to_wire(error)})
+
+    def _reply(self, request: Header, fields: Header, payload: Payload = ()) -> None:
+        id, attempt, epoch = key = attempt_of(request)
+        # After a lost connection the same attempt may have come twice: each is answered.
+        self.in_hand.pop(key, None)
+        if epoch == self.epoch:
+            self._say({**fields, "id": id, "attempt": attempt}, payload)
+        else:
+            text = "an answer is not sent: its broker has restarted, and the robot asks again"
+            self._log(logging.WARNING, text, request=str(id))
+
+    def _goodbye(self, reason: str, code: int) -> None:
+        self._say({"kind": "goodbye", "message": reason})
+        self._exit(code)
+
+    def _say(self, fields: Header, payload: Payload = ()) -> None:
+        header: Header = {"v": VERSION, **fields}
+        if self.epoch is not None:
+            header["epoch"] = self.epoch
+        self._commands.append(Send(header, payload))
+
+    def _log(self, level: int, text: str, **about: str) -> None:
+        self._commands.append(Log(level, text, about))
+
+    def _exit(self, code: int) -> None:
+        self._ended = True
+        self._commands.append(Exit(code))
+
+
+def attempt_of(request: Header) -> Attempt:
+    """What a request is known by while it is in hand; `request` is the header of its `infer`."""
+    return request["id"], request["attempt"], request["epoch"]
+
+
+def _too_large(size: int, limit: int) -> errors.PolicyFailed:
+    return errors.PolicyFailed(
+        f"the policy's answer has {size} bytes, and the broker takes {limit} (its"
+        " limits.max_bytes): have the policy answer less, or raise that limit"
+    )
