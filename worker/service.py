@@ -34,7 +34,8 @@ from worker.events import (
     Tick,
     Undecodable,
 )
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
+from worker.intake import Intake
 from worker.policy import Policy, introduce
 from worker.session import Session
 
@@ -73,6 +74,7 @@ class Service:
         self._incarnation = uuid.uuid4().bytes
         introduction = introduce(policy, name, slots, self._incarnation)
         self._inference = InferenceThread(policy, slots, batch_wait_s)
+        self._intake = Intake(policy, self._inference.give, self._inference.report)
         self._connection = Connection(broker, self._incarnation, key)
         self._session = Session(introduction, broker, time.monotonic())
         self._decoded: deque[Job] = deque()
@@ -90,12 +92,15 @@ class Service:
             self._take_stops()
             if time.monotonic() >= self._session.wake_at():
                 self._look_at_handshakes()
+                self._intake.tidy(time.monotonic())
                 self._tell(Tick())
             for report in self._inference.take_reports():
                 self._take_report(report)
             # Last, since sending may consume the edge by which the socket's descriptor tells of
             # a message; and the inference thread gets its jobs when we are about to sleep.
             for message in self._connection.received():
+                if "max_bytes" in message.header:
+                    self._intake.allow(message.header["max_bytes"])
                 self._tell(message)
             while self._decoded:
                 self._inference.give(self._decoded.popleft())
@@ -103,6 +108,7 @@ class Service:
                 left_s = self._session.wake_at() - time.monotonic()
                 poller.poll(max(0.0, left_s) * 1e3 + 0.5)
         self._connection.close()
+        self._intake.close()
         return self._exit_code
 
     def stop(self, reason: str = "it was asked to") -> None:
@@ -131,7 +137,9 @@ class Service:
 
     def _take_report(self, report: Report) -> None:
         if isinstance(report, Answer):
-            self._tell(Answered(report.job.header, report.fields, report.payload))
+            request = report.job.header
+            fields = {**report.fields, **self._intake.fields_for(request)}
+            self._tell(Answered(request, fields, report.payload))
         elif isinstance(report, Warm):
             self._is_warm = True
             try:
@@ -163,9 +171,11 @@ class Service:
             self._send(command)
         elif isinstance(command, Run):
             try:
-                self._decoded.append(decode_job(command.request, command.payload))
+                job = self._intake.take(command.request, command.payload)
             except errors.PolicyError as error:
                 return Undecodable(command.request, error)
+            if job is not None:
+                self._decoded.append(job)
         elif isinstance(command, Log):
             logger.log(command.level, command.text, extra={"about": command.about})
         elif isinstance(command, Exit):

@@ -43,7 +43,7 @@ class Mappings:
 
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: the largest message that is allowed, by whatever way it comes."""
-        self._largest = max_bytes + _SLACK
+        self.max_bytes = max_bytes
         self._mappings: OrderedDict[tuple[int, int, bytes], _Mapping] = OrderedDict()
         self._bytes = 0
 
@@ -86,9 +86,9 @@ class Mappings:
             self._drop(key)
 
     def _open(self, reference: Reference) -> _Mapping:
-        if reference.size > self._largest:
+        if reference.size > self.max_bytes + _SLACK:
             raise MemoryUnreachable(
-                f"the memory has {reference.size} bytes, {self._largest} are allowed"
+                f"the memory has {reference.size} bytes, {self.max_bytes} are allowed"
             )
         try:
             return _map(reference)

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.body import LARGE, decode_body, encode_body
-from client.errors import BadObservation, ProtocolError
+from client.body import LARGE, decode_body
+from client.errors import BadObservation
 from client.wire import RequestId
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
 
 WAIT_MS = 60_000
 
@@ -219,12 +219,3 @@ def test_a_policy_that_ends_the_thread_is_told_of() -> None:
     warm, broken = reports(device, 2)
     assert isinstance(warm, Warm)
     assert isinstance(broken, Broken)
-
-
-def test_decoding_a_job() -> None:
-    header = {"id": RequestId(b"c", 1)}
-    decoded = decode_job(header, encode_body({"state": np.zeros(3)}))  # type: ignore[arg-type]
-    assert decoded.observation["state"].shape == (3,)
-    assert decoded.decode_ms >= 0.0
-    with pytest.raises(ProtocolError):
-        decode_job(header, [b"\xc1"])
