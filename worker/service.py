@@ -14,8 +14,11 @@ import time
 import uuid
 from collections import deque
 
+import zmq
+
 from client import errors
 from client.keys import Key
+from client.wire import VERSION
 from worker.connection import Connection
 from worker.errors import WorkerError
 from worker.events import (
@@ -28,6 +31,7 @@ from worker.events import (
     Log,
     PolicyBroken,
     PolicyReady,
+    Received,
     Run,
     Send,
     Stop,
@@ -35,7 +39,7 @@ from worker.events import (
     Undecodable,
 )
 from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
-from worker.intake import Intake
+from worker.intake import MAX_BYTES, Intake
 from worker.policy import Policy, introduce
 from worker.session import Session
 
@@ -79,19 +83,21 @@ class Service:
         self._session = Session(introduction, broker, time.monotonic())
         self._decoded: deque[Job] = deque()
         self._stops: deque[str] = deque()  # reasons
+        self._polled: tuple[zmq.Socket[bytes], ...] = ()
+        self._poller = select.poll()
+        self._monitor_spoke = True
         self._is_warm = False
         self._exit_code: int | None = None
 
     def run(self) -> int:
         """Serve until `stop` or a fatal error; returns the exit code."""
-        poller = select.poll()
-        poller.register(self._connection.socket, select.POLLIN)
-        poller.register(self._inference.wake_fd, select.POLLIN)
         self._inference.start()
         while self._exit_code is None:
             self._take_stops()
-            if time.monotonic() >= self._session.wake_at():
-                self._look_at_handshakes()
+            is_due = time.monotonic() >= self._session.wake_at()
+            if is_due or self._monitor_spoke:
+                self._look_at_connection()
+            if is_due:
                 self._intake.tidy(time.monotonic())
                 self._tell(Tick())
             for report in self._inference.take_reports():
@@ -99,14 +105,11 @@ class Service:
             # Last, since sending may consume the edge by which the socket's descriptor tells of
             # a message; and the inference thread gets its jobs when we are about to sleep.
             for message in self._connection.received():
-                if "max_bytes" in message.header:
-                    self._intake.allow(message.header["max_bytes"])
-                self._tell(message)
+                self._take_message(message)
             while self._decoded:
                 self._inference.give(self._decoded.popleft())
             if self._exit_code is None:
-                left_s = self._session.wake_at() - time.monotonic()
-                poller.poll(max(0.0, left_s) * 1e3 + 0.5)
+                self._wait(self._session.wake_at() - time.monotonic())
         self._connection.close()
         self._intake.close()
         return self._exit_code
@@ -129,11 +132,32 @@ class Service:
             logger.info("stopping: %s", self._stops.popleft())
             self._tell(Stop())
 
-    def _look_at_handshakes(self) -> None:
-        reason = self._connection.refusal()
+    def _wait(self, seconds: float) -> None:
+        sockets = self._connection.sockets
+        if sockets is not self._polled:
+            self._poller, self._polled = select.poll(), sockets
+            for pollable in (*sockets, self._inference.wake_fd):
+                self._poller.register(pollable, select.POLLIN)
+        monitor = sockets[1].fileno()
+        ready = self._poller.poll(max(0.0, seconds) * 1e3 + 0.5)
+        self._monitor_spoke = any(descriptor == monitor for descriptor, _ in ready)
+
+    def _look_at_connection(self) -> None:
+        arrived, reason = self._connection.look(time.monotonic())
         if reason:
             logger.error("the broker at %s %s", self._connection.endpoint, reason)
             self._exit_code = REFUSED
+        elif arrived:
+            self._tell(Received({"v": VERSION, "kind": "who"}))
+
+    def _take_message(self, message: Received) -> None:
+        header = message.header
+        if header["kind"] == "welcome":
+            self._intake.allow(header.get("max_bytes", MAX_BYTES))
+            is_free = not self._session.in_hand
+            if is_free and self._connection.approach(header.get("ipc", ""), time.monotonic()):
+                return  # the broker will say it again there
+        self._tell(message)
 
     def _take_report(self, report: Report) -> None:
         if isinstance(report, Answer):
