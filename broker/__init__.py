@@ -1,17 +1,19 @@
-"""The broker. Modules import, and so call, downwards only; a layer's own do not know each other.
+"""The broker. A module imports, and so calls, only modules of lower layers.
 
     layer            modules
     process          __main__
     sockets          shell
-    core             core, doors
+    core             access, core, doors
     peers            registry, robots
     decisions        leases
     views            dispatch, names, status
     state            inflight, workers
     records          accounts, outbox, requests, security, telemetry
-    vocabulary       agenda, config, events, states
+    vocabulary       agenda, config, events, signals, states
 
-Below them lie `client`, for what goes over the wire, and `conf`, for settings and logs. A request
-comes in through `robots`, waits in `inflight`, is given away by `leases`, comes back through
-`registry` and `leases`, and leaves from `inflight` by way of `outbox`.
+Below all of them are `client`, for what goes over the wire, and `conf`, for settings and logs.
+
+A request is admitted by `robots`, waits in `inflight`, and is leased to a worker by `leases`. The
+worker's result is received by `registry` and passed down: `leases` frees the slot, `inflight`
+closes the request, and the answer is put into `outbox`.
 """

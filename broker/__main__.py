@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
-import os
-import signal
+from broker import signals
 
-if __name__ == "__main__":  # before the imports that take a second: nothing is there to be lost
-    for _number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(_number, lambda *_: os._exit(0))
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the keys are still to be read
+if __name__ == "__main__":  # before the imports that take a second
+    signals.end_while_starting()
 
 import gc
 import logging
 import resource
+import signal
 import sys
 
-import zmq
-
-from broker.config import BrokerConfig
+try:
+    from broker.config import BrokerConfig
+    from conf.compose import command_line
+except ModuleNotFoundError as _error:
+    if (_error.name or "").partition(".")[0] not in ("hydra", "omegaconf"):
+        raise
+    print(
+        f"the broker needs {_error.name}, which is not installed: "
+        "pip install 'zmq-policy-broker[broker]'",
+        file=sys.stderr,
+    )
+    sys.exit(2)
+from broker.doors import CannotBind
 from broker.shell import Shell
-from conf.compose import command_line
 from conf.logs import set_up
 
 logger = logging.getLogger("broker")
@@ -30,15 +37,16 @@ _ABOUT = f"""{__doc__}
 usage: python -m broker [KEY=VALUE ...]
 
 SIGTERM drains: robots are told to go elsewhere, and what workers have in hand is answered for up
-to timers.drain_ms. SIGHUP reads the keys again. Exit codes: 0 stopped, 1 a bug, 2 configuration,
-3 cannot bind."""
+to timers.drain_ms. So does SIGHUP when the terminal that it was started from has been closed;
+else SIGHUP reads the keys again. What is ignored at the start, as by nohup, stays ignored. Exit
+codes: 0 stopped, 1 a bug, 2 configuration, 3 cannot bind."""
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM; returns the exit code."""
+    """Run until a signal asks for the end; returns the exit code."""
     config = command_line("broker", BrokerConfig, _ABOUT)
     set_up(config.log_level, config.log_format)
-    # A connection takes a descriptor, and nothing else bounds how many there may be.
+    # Each connection takes a file descriptor, and nothing else limits their number.
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     try:
@@ -46,26 +54,32 @@ def main() -> int:
     except ValueError as error:
         logger.error("%s", error)
         return MISCONFIGURED
-    except zmq.ZMQError as error:
-        logger.error(
-            "cannot bind %s and %s: %s. Is another broker running there? "
-            "Choose others with frontend=... backend=...",
-            config.frontend,
-            config.backend,
-            error,
-        )
+    except CannotBind as error:
+        logger.error("%s", error)
         return CANNOT_BIND
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: shell.stop())
-    signal.signal(signal.SIGHUP, lambda *_: shell.reload())
+    _handle_signals(shell)
     if config.insecure:
-        logger.warning("insecure=true: whoever reaches these ports may drive robots' policies")
+        logger.warning("insecure=true: anyone who reaches these ports may use the policies")
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
-    # What was loaded stays: the collector need not walk through it between requests.
+    # What is loaded by now stays for good: garbage collection need not visit it again.
     gc.freeze()
     shell.run()
     logger.info("stopped")
     return 0
+
+
+def _handle_signals(shell: Shell) -> None:
+    terminal = signals.Terminal()
+
+    def stop_or_reload(name: str) -> None:
+        if terminal.is_closed():
+            shell.stop(f"received {name}, and the terminal was closed")
+        else:
+            shell.reload()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signals.handle(number, lambda name: shell.stop(f"received {name}"))
+    signals.handle(signal.SIGHUP, stop_or_reload)
 
 
 if __name__ == "__main__":

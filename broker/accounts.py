@@ -1,4 +1,4 @@
-"""What is in hand, of each robot and in all, so that memory is bounded and none takes all of it."""
+"""How much is in hand, for each robot and in all: it bounds memory and each robot's share."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Account:
 class Accounts:
     """Counts requests and their bytes; an account is there only while it holds something.
 
-    A robot is its key where there are keys, else its connection: a client's uuid costs
-    nothing, so counting by it would bound nobody.
+    With keys, a robot is identified by its key, without keys by its connection. Its client's
+    uuid would not do: anyone can make as many as they like.
     """
 
     def __init__(self, limits: Limits) -> None:
@@ -29,9 +29,9 @@ class Accounts:
         self.total = Account()
 
     def refusal(self, robot: Hashable, requests: int, size: int) -> str:
-        """The reason why so many more requests and bytes are too many; empty if they aren't.
+        """The reason why a robot may not have so many more requests and bytes in hand.
 
-        A request that takes the place of another is none more, and its bytes may be fewer.
+        Empty if it may. A request that replaces another adds none, and its size may be negative.
         """
         limits, total, own = self._limits, self.total, self.robots.get(robot)
         if total.requests + requests > limits.max_requests:

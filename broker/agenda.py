@@ -46,7 +46,7 @@ class Agenda(Generic[Item]):
             self._shrink()
 
     def first_key(self) -> Any:
-        """The key of the item whose turn it is; None if there is none."""
+        """The earliest key; None if the agenda is empty."""
         while self._heap and not self._is_live(self._heap[0]):
             heapq.heappop(self._heap)
         return self._heap[0][0] if self._heap else None
@@ -57,10 +57,10 @@ class Agenda(Generic[Item]):
         return sum(1 for at, turn, item in self._heap if at <= key and turns.get(item) == turn)
 
     def pop(self) -> Item:
-        """Take out the item whose turn it is.
+        """Take out the item with the earliest key.
 
         Raises:
-            IndexError: there is none.
+            IndexError: the agenda is empty.
         """
         if self.first_key() is None:
             raise IndexError("the agenda is empty")

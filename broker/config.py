@@ -1,56 +1,64 @@
-"""The broker's settings, typed; `conf/broker.yaml` holds their defaults and says what they do."""
+"""The broker's settings, with their types; `conf/broker.yaml` has their meaning and defaults."""
 
 from __future__ import annotations
 
 import ipaddress
 from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
+from omegaconf import OmegaConf
+
+import conf
 from client.wire import LONGEST_MS
 
-_MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # by unit, as the wire allows
+_MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # the wire's limit, by unit
+_STATED: Any = OmegaConf.to_container(OmegaConf.load(Path(conf.__file__).parent / "broker.yaml"))
+_LIMITS: dict[str, int] = _STATED["limits"]
+_TIMERS: dict[str, float] = {key: float(value) for key, value in _STATED["timers"].items()}
 
 
 @dataclass
 class Limits:
     """What the broker holds at most; together they bound its memory."""
 
-    max_bytes: int = 16_000_000
-    max_requests: int = 10_000
-    max_total_bytes: int = 1_000_000_000
-    max_requests_per_robot: int = 2
-    max_bytes_per_robot: int = 32_000_000
-    max_workers: int = 1_000
-    default_deadline_s: float = 10.0
+    max_bytes: int = _LIMITS["max_bytes"]
+    max_requests: int = _LIMITS["max_requests"]
+    max_total_bytes: int = _LIMITS["max_total_bytes"]
+    max_requests_per_robot: int = _LIMITS["max_requests_per_robot"]
+    max_bytes_per_robot: int = _LIMITS["max_bytes_per_robot"]
+    max_workers: int = _LIMITS["max_workers"]
+    default_deadline_s: float = _LIMITS["default_deadline_s"]
 
 
 @dataclass
 class Timers:
-    """Milliseconds."""
+    """Intervals and periods, in milliseconds."""
 
-    heartbeat_ms: float = 100.0
-    suspect_ms: float = 1_000.0
-    shortest_lease_ms: float = 250.0
-    drain_ms: float = 1_000.0
+    heartbeat_ms: float = _TIMERS["heartbeat_ms"]
+    suspect_ms: float = _TIMERS["suspect_ms"]
+    shortest_lease_ms: float = _TIMERS["shortest_lease_ms"]
+    drain_ms: float = _TIMERS["drain_ms"]
 
 
 @dataclass
 class BrokerConfig:
-    """Everything that `python -m broker` can be told."""
+    """All settings of `python -m broker`."""
 
-    frontend: str = "tcp://127.0.0.1:8000"
-    backend: str = "tcp://127.0.0.1:8001"
-    keys: str | None = None
-    insecure: bool = False
-    log_level: str = "info"
-    log_format: str = "text"
+    frontend: str = _STATED["frontend"]
+    backend: str = _STATED["backend"]
+    keys: str | None = _STATED["keys"]
+    insecure: bool = _STATED["insecure"]
+    log_level: str = _STATED["log_level"]
+    log_format: str = _STATED["log_format"]
     limits: Limits = field(default_factory=Limits)
     timers: Timers = field(default_factory=Timers)
 
     def check(self) -> None:
-        """Check the ranges that types cannot say.
+        """Check what types cannot express: ranges, addresses, and settings that depend on others.
 
         Raises:
-            ValueError: names the key and what it takes.
+            ValueError: a setting is not valid; the message names it and says what is expected.
         """
         if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"log_level is {self.log_level!r}: debug, info, warning or error")
@@ -120,7 +128,7 @@ def nearby_address(epoch: int) -> str:
 
 
 def _stays_here(endpoint: str) -> bool:
-    """Can only this machine reach it? A name or interface that we don't know counts as no."""
+    """Can only this machine reach it? No, if it is a name or an interface that we don't know."""
     address = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if endpoint.startswith("ipc://") or address in ("localhost", "lo"):
         return True

@@ -1,11 +1,12 @@
 """The broker's core: events in, commands out; no sockets, no clock, no threads, no randomness.
 
-Two facts keep it small. Inference is pure, so a request may be computed again, and there is no
-cache of replies: an id still in hand is joined, one already answered is computed anew. And a
-session has at most one request waiting, so queues cannot grow beyond the number of robots.
+Two facts keep it small. Inference is pure, so any request may be computed again and no reply has
+to be kept: a request that comes again while it is in hand is joined to the first, and one that
+comes again after its answer is computed once more. And a session has at most one request
+waiting, so the queues cannot grow beyond the number of sessions.
 
-This puts the parts together and passes events on. They call each other downwards only, in the
-order of layers that `broker/__init__.py` tells.
+`Core` only puts the parts together and passes events to them. The parts call each other downwards
+only, in the order of layers that `broker/__init__.py` lists.
 """
 
 from __future__ import annotations
@@ -53,7 +54,7 @@ class Core:
         self._wake_at = now
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """Take in one event; returns what is to be done about it, in order."""
+        """Process one event; returns the commands that follow from it, in order."""
         if isinstance(event, events.RobotMessage):
             self.robots.kinds[event.header["kind"]](event, now)
         elif isinstance(event, events.WorkerMessage):
@@ -76,7 +77,7 @@ class Core:
         return commands
 
     def wake_at(self) -> float:
-        """When time alone will change something."""
+        """When the passing of time will next change something; `now` is before it."""
         return self._wake_at
 
     @property

@@ -13,8 +13,9 @@ UNTIMED_LEASE_S = 10.0  # for the first request of a worker that does not say ho
 def first_to_finish(workers: Iterable[Worker]) -> Worker | None:
     """The worker for the next request, or None if every slot is taken.
 
-    Idle ones first; then the one predicted to finish first, by the work it has in hand and its
-    own recent speed, so a slow one is given less; of equals, the one that rested longest.
+    An idle worker is preferred to one that is busy. Of several, it is the one that is predicted
+    to finish first, from the work it has in hand and its recent speed, so slow workers get less
+    work. Of equals, it is the one that was given work least recently.
     """
     free = [worker for worker in workers if worker.free_slots > 0]
     return min(free, key=_finish, default=None)
@@ -28,8 +29,8 @@ def _finish(worker: Worker) -> tuple[bool, float, float]:
 def lease_s(worker: Worker, shortest_s: float) -> float:
     """How long a worker may take before its request is given to another, in seconds.
 
-    Four times the slowest of its recent inferences (which is their 99th percentile, as only
-    64 are kept), or of what it says of itself while there are none.
+    It is four times the slowest of its recent inferences (of the 64 that are kept, that is the
+    99th percentile). A worker without any is believed what it says of its own speed.
     """
     if not worker.is_timed:
         return UNTIMED_LEASE_S
@@ -38,9 +39,9 @@ def lease_s(worker: Worker, shortest_s: float) -> float:
 
 
 def predicted_wait_s(ahead: int, workers: Iterable[Worker]) -> float:
-    """How long a request with `ahead` others before it will wait, in seconds.
+    """How long a request will wait that `ahead` others are served before, in seconds.
 
-    Zero while no worker is READY: when one will be is not for us to guess.
+    Zero while no worker is READY, as nobody knows when one will be.
     """
     rate = sum(w.slots / w.mean_s for w in workers if w.state is WorkerState.READY and w.mean_s)
     return ahead / rate if rate else 0.0

@@ -1,4 +1,4 @@
-"""What the core is told and what it asks for: the whole interface between it and the sockets.
+"""Events and commands: the whole interface between the core and the sockets around it.
 
 Payloads (body and buffers) are opaque: the core counts their bytes and passes them on.
 """
@@ -54,12 +54,12 @@ class Tick:
 
 @dataclass(slots=True)
 class Stop:
-    """Take no new requests and tell those that wait; the second time, tell all others too."""
+    """Accept no more requests and fail those that wait; the second time, fail all others too."""
 
 
 @dataclass(slots=True)
 class ToRobot:
-    """Send this to whoever the envelope leads to."""
+    """Send this to the robot that the envelope leads to."""
 
     envelope: Payload
     header: Header

@@ -14,15 +14,15 @@ from broker.requests import Request, WaitingRoom
 from client import errors
 from client.wire import Header, RequestId
 
-RETRY_S = 1.0  # where nothing better is known
-# An idle broker that was told to stop is gone by then, and another may listen at its port.
+RETRY_S = 1.0  # after which a refused robot may try again, if nothing better is known
+# A broker that is told to stop while it is idle has left by then, and a new one may be there.
 RETRY_DRAINING_S = 0.25
 # Robots cause these in everyday operation, so they are logged for debugging only.
 _EVERYDAY = (errors.Superseded, errors.Cancelled, errors.Draining)
 
 
 class InFlight:
-    """Accepts requests, lets them wait and gives each its answer; knows nothing of workers."""
+    """Keeps all requests that are waiting or with workers, and gives each its answer."""
 
     def __init__(self, limits: Limits, outbox: Outbox, counters: Counter[str]) -> None:
         self.requests: dict[RequestId, Request] = {}
@@ -56,7 +56,7 @@ class InFlight:
         self.deadlines.add(request.deadline, request)
 
     def requeue(self, request: Request, now: float) -> None:
-        """A lease came to nothing: let the request wait for another worker."""
+        """Let a request wait for another worker, as its lease has ended without an answer."""
         request.move("requeue")
         request.queued_at = now
         displaced = self.waiting.add(request)
@@ -80,13 +80,13 @@ class InFlight:
         self._outbox.refuse(request.envelope, request.header, error)
 
     def drain(self) -> None:
-        """Accept nothing more and fail what waits; the second time, fail everything."""
+        """Accept no more requests and fail those that wait; the second time, fail all."""
         is_last_call, self.is_draining = self.is_draining, True
         for request in list(self.requests.values()):
             if is_last_call or not request.holders:
                 self.fail(request, draining())
         if not is_last_call:
-            text = f"stopping: {len(self)} requests are still with workers"
+            text = f"no more requests are accepted, {len(self)} are still with workers"
             self._outbox.log(logging.INFO, text)
 
     def _supersede(self, request: Request) -> None:
@@ -103,7 +103,7 @@ class InFlight:
 
 
 def draining() -> errors.Draining:
-    """What a broker that is stopping answers; after a while its successor may be asked."""
+    """The error of a broker that is stopping; it says how soon to ask again."""
     error = errors.Draining("this broker is stopping: ask another one, or this one when it is back")
     error.retry_after_s = RETRY_DRAINING_S
     return error

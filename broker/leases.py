@@ -1,4 +1,4 @@
-"""Leases: which worker gets which request, for how long, and what becomes of it then."""
+"""Leases: which worker gets which request, for how long, and what happens when it fails."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
 
 
 class Leases:
-    """Gives waiting requests to free slots, and takes them back where a worker fails."""
+    """Leases waiting requests to free slots, and takes them back from workers that fail."""
 
     def __init__(
         self, pool: Pool, inflight: InFlight, outbox: Outbox, telemetry: Telemetry, timers: Timers
@@ -39,7 +39,7 @@ class Leases:
         self._paces: dict[str | None, tuple[int, float]] = {}  # see `wait_s`
 
     def dispatch(self, now: float) -> None:
-        """Give waiting requests to free slots, as long as there are both."""
+        """Lease waiting requests to free slots, as long as there are both."""
         waiting = self._inflight.waiting
         for policy in list(waiting.queues):
             free = self._pool.free.get(policy, {})
@@ -47,9 +47,9 @@ class Leases:
                 self._lease(waiting.take(policy), worker, now)
 
     def wait_s(self, policy: str | None, ahead: int) -> float:
-        """How long a request with `ahead` others before it will wait, in seconds.
+        """How long a request will wait that `ahead` others are served before, in seconds.
 
-        To predict it takes a look at every worker, so the pace of one beat holds until the next.
+        The prediction has to visit every worker, so it is made once in each heartbeat interval.
         """
         beat, pace_s = self._paces.get(policy, (-1, 0.0))
         if ahead and beat != self._pool.beats:
@@ -59,7 +59,7 @@ class Leases:
         return ahead * pace_s
 
     def check(self, now: float) -> None:
-        """What time alone changes: leases that end, and deadlines that pass."""
+        """Suspect the workers whose leases have ended."""
         while (end := self.ends.first_key()) is not None and end <= now:
             self._overrun(self.ends.pop(), now)
 
@@ -73,7 +73,7 @@ class Leases:
     # What workers report.
 
     def result(self, worker: Worker, message: WorkerMessage, now: float) -> None:
-        """A worker computed a request."""
+        """A worker has computed a request."""
         lease = self._end(worker, message, now)
         if lease is None:
             return
@@ -97,19 +97,19 @@ class Leases:
             self._inflight.fail(lease.request, error)
 
     def release_lost(self, worker: Worker, message: WorkerMessage, now: float) -> None:
-        """Take back what a heartbeat proves that the worker does not have."""
+        """Take back the leases that, as its heartbeat proves, a worker has never received."""
         header = message.header
         for lease in worker.not_in_hand(header.get("n", 0), header.get("ids", ())):
             self._counters["leases lost"] += 1
             self.take_back(lease, now)
 
     def take_back(self, lease: Lease, now: float) -> None:
-        """A worker cannot answer this any more: its request moves on."""
+        """End a lease that its worker cannot answer any more, and give its request to another."""
         self._release(lease)
         self._retry(lease.request, now)
 
     def trust_again(self, worker: Worker) -> None:
-        """Clear a suspect that was heard, unless it is overdue with something."""
+        """Clear a suspect that was heard from, unless one of its leases is overdue."""
         if worker.state is WorkerState.SUSPECT and not any(
             lease.overdue for lease in worker.in_hand.values()
         ):
@@ -125,7 +125,7 @@ class Leases:
         request.leased_at = worker.leased_at = now
         attempt = request.attempt
         while (request.id, attempt) in worker.in_hand:
-            attempt += 1  # it still computes for an earlier asking of the same id
+            attempt += 1  # the id was asked before, and this worker still computes that request
         waited_s = now - request.queued_at
         length_s = lease_s(worker, self._shortest_s)
         lease = Lease(request, worker, attempt, now, waited_s, length_s, self._pool.beats)
@@ -147,16 +147,16 @@ class Leases:
         )
 
     def _end(self, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
-        """Free the slot; returns the lease if its request still wants an answer."""
+        """End a lease and free its slot; returns it if its request still needs an answer."""
         key = message.header.get("id"), message.header.get("attempt", 0)
         lease = worker.in_hand.get(key)  # type: ignore[arg-type]
         if lease is None:
             self._counters["dropped foreign reply"] += 1
             return None
         self._release(lease)
-        if message.header["kind"] == "result":  # a refusal takes no time
-            # One that was stopped for an hour, or a clock that jumped, is not how fast it is:
-            # believe in a slowness step by step.
+        if message.header["kind"] == "result":  # a failure may come before any computing
+            # A process that was stopped for an hour, or a clock that jumped, says nothing about
+            # its speed: believe that it has become slow only step by step.
             worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
         self.trust_again(worker)
         if lease.request.is_final:
@@ -165,7 +165,7 @@ class Leases:
         return lease
 
     def _overrun(self, lease: Lease, now: float) -> None:
-        """Suspect the worker, and let its request go to another if it may still be computed."""
+        """Suspect a worker whose lease has ended, and give its request to another."""
         worker, request = lease.worker, lease.request
         lease.overdue = True
         worker.move("overdue")
@@ -177,7 +177,7 @@ class Leases:
             request=str(request.id),
         )
         self._counters["leases overrun"] += 1
-        # The last attempt may run to the deadline: there is nowhere else to go.
+        # The last attempt may go on until the deadline, as there will be no other.
         if request.state is RequestState.LEASED and request.attempt < MAX_ATTEMPTS:
             self._inflight.requeue(request, now)
 

@@ -1,4 +1,4 @@
-"""Which policy a request means: the served names, and what a young broker cannot know yet."""
+"""Which policy a request means, and when a broker that has just started can know that."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from broker.inflight import InFlight
 from broker.workers import Pool
 from client import errors
 
-GRACE_S = 2.0  # after a start, workers need this long to say what they serve
-# Nearly all have said it by then (client.connection.RECONNECT_MAX_MS): a restart must not send a
-# robot that names no policy to another one than before.
+GRACE_S = 2.0  # after a start, workers take up to this long to connect and say what they serve
+# Nearly all have done so by then (client.connection.RECONNECT_MAX_MS). A robot that names no
+# policy has to wait for it, or a restart might send it to another policy than before.
 NAMELESS_GRACE_S = 0.5
 
 
 class Names:
-    """Resolves the names that requests give, at once or when enough workers were heard."""
+    """Resolves the names in requests, at once or as soon as workers had time to say hello."""
 
     def __init__(self, pool: Pool, inflight: InFlight, now: float) -> None:
         """`now` is when the broker started."""
@@ -23,14 +23,15 @@ class Names:
         self._inflight = inflight
         self._known_at = now + GRACE_S
         self._nameless_known_at = now + NAMELESS_GRACE_S
-        self.wake_at = self._nameless_known_at  # when time alone decides what a request means
+        self.wake_at = self._nameless_known_at  # when `check` has to be called
 
     def resolve(self, policy: str | None, now: float) -> str | None:
         """The served policy that a request means.
 
         Returns:
-            The name as it was given (None: none was) where it cannot be decided yet: none is
-            given and none is served, or this broker has only just started.
+            The name of the policy; None where the request names none and it cannot be decided
+            yet which one it means. A name that is unknown is returned as it is as long as a
+            worker that serves it may still come.
 
         Raises:
             AmbiguousPolicy: none is given, and several are served.
@@ -53,7 +54,7 @@ class Names:
         raise errors.UnknownPolicy(f"no worker has served the policy {policy!r}{hint}{served}")
 
     def resolve_waiting(self, now: float) -> None:
-        """Another name is served, or time has passed: requests that named none may mean it."""
+        """Decide for the requests that name no policy which one they mean, if that is known."""
         if now < self._nameless_known_at:
             return
         waiting = self._inflight.waiting
@@ -66,7 +67,7 @@ class Names:
                 self._inflight.fail(request, error)
 
     def check(self, now: float) -> None:
-        """Decide what could not be decided before `wake_at`."""
+        """Decide for the requests that had to wait until `wake_at`."""
         if now < self.wake_at:
             return
         self.resolve_waiting(now)

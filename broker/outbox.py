@@ -1,4 +1,4 @@
-"""Where the core's parts put what is to be done: messages to send and lines to log."""
+"""The outbox of the core: messages to be sent and lines to be logged."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from client.wire import VERSION, Header
 
 
 class Outbox:
-    """The commands that one event leads to, in order; `Core.handle` empties it."""
+    """Collects the commands that one event leads to, in order; `Core.handle` empties it."""
 
     def __init__(self, epoch: int, counters: Counter[str]) -> None:
         self.epoch = epoch
@@ -18,7 +18,7 @@ class Outbox:
         self._counters = counters
 
     def reply(self, envelope: Payload, request: Header, kind: str, payload: Payload = ()) -> None:
-        """Answer a robot's message that is no request for actions."""
+        """Answer a robot's message that was not a request for actions."""
         self.commands.append(ToRobot(envelope, _reply_header(request, kind), payload))
 
     def refuse(self, envelope: Payload, request: Header, error: errors.PolicyError) -> None:
@@ -34,7 +34,7 @@ class Outbox:
         self.commands.append(ToWorker(worker, header, payload))
 
     def log(self, level: int, text: str, **about: str) -> None:
-        """Have a line written to the log, with the request, worker or robot that it is about."""
+        """Write a line to the log; `about` names the request, worker or robot that it concerns."""
         self.commands.append(Log(level, text, about))
 
 

@@ -1,4 +1,4 @@
-"""The registry of workers: who is there, who is to be believed, and who has fallen silent."""
+"""The registry of workers: their messages, their heartbeats, and how their loss is noticed."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from broker.states import WorkerState
 from broker.workers import Pool, Worker
 from client import errors
 
-PROBE_S = 0.002  # from a hint that a connection is lost to the first heartbeat after it
-PROBE_AGAIN_S = 0.01  # after that, in case that it was too early
+PROBE_S = 0.002  # from a hint that a connection is lost to an extra heartbeat
+PROBE_AGAIN_S = 0.01  # from that one to another, in case that the first came too early
 MAX_NAMES = 1000  # of policies ever served
 
 
 class Registry:
-    """Takes in workers' messages; leases and names below it learn what follows from them."""
+    """Registers workers, processes their messages and suspects those that fall silent."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class Registry:
         self._names = names
         self._outbox = outbox
         self._counters = counters
-        self._is_probing = False  # is the next heartbeat to be followed by one before its time?
+        self._is_probing = False  # is the next heartbeat an extra one?
         self._kinds: dict[str, Callable[[Worker, WorkerMessage, float], None]] = {
             "ready": self._ready,
             "heartbeat": self._heartbeat,
@@ -51,14 +51,14 @@ class Registry:
         }
 
     def receive(self, message: WorkerMessage, now: float) -> None:
-        """Take in a worker's message."""
+        """Process a worker's message."""
         header = message.header
         if header["kind"] == "hello":
             self._hello(message, now)
             return
         worker = self._pool.by_id.get(message.worker)
         if worker is None or header.get("epoch") != self._outbox.epoch:
-            # Of another life: nothing that it says is believed until it says hello.
+            # It talks to a broker, or as a worker, that is no more: it has to say hello first.
             self._counters[f"dropped {header['kind']}"] += 1
             if header["kind"] != "goodbye":
                 self._outbox.tell(message.worker, "who")
@@ -67,10 +67,10 @@ class Registry:
         self._kinds[header["kind"]](worker, message, now)
 
     def probe(self, workers: Sequence[bytes], now: float) -> None:
-        """Ask workers whose connection may be lost: if it is, that cannot be delivered.
+        """Send something to workers whose connections may be lost: if they are, sending fails.
 
-        The monitor may speak before the socket itself has heard of the loss, and then this is
-        taken for delivered: so ask again soon, by heartbeats before their time.
+        The monitor can report a loss before the socket knows of it, and then sending seems to
+        succeed. So two extra heartbeats follow soon.
         """
         for worker in workers:
             if worker in self._pool.by_id:
@@ -79,7 +79,7 @@ class Registry:
                 self.beat_at = min(self.beat_at, now + PROBE_S)
 
     def remove(self, id: bytes, reason: str, now: float) -> None:
-        """A worker is gone: its requests move on."""
+        """Remove a worker that is gone, and give its requests to others."""
         worker = self._pool.by_id.get(id)
         if worker is None:
             return
@@ -157,7 +157,7 @@ class Registry:
         return worker
 
     def _identify(self, worker: Worker, message: WorkerMessage) -> None:
-        """A worker that downloads its files knows its digest only when it has them."""
+        """Note the digest of a worker's files, which it knows only after their download."""
         digest = message.header.get("digest")
         if worker.digest is None and digest is not None:
             self._check_alike(worker, digest)
@@ -165,15 +165,15 @@ class Registry:
             self._pool.metadata[worker.policy] = message.payload
 
     def _check_alike(self, worker: Worker, digest: str | None) -> None:
-        """Workers of one name must give the same answers, as far as it is known."""
+        """Refuse a worker whose files differ from those of another worker of its name."""
         for other in self._pool.serving(worker.policy):
             differs = digest is not None and other.digest not in (None, digest)
             if other is not worker and (differs or other.horizon != worker.horizon):
                 raise errors.WorkerRefused(
                     f"{worker.policy!r} is already served with digest {_short(other.digest)} and"
                     f" horizon {other.horizon}, this worker has {_short(digest)} and"
-                    f" {worker.horizon}: robots would get now one, now the other. Give it a name"
-                    " of its own with name=..."
+                    f" {worker.horizon}: robots would be answered by either. Give it a name of its"
+                    " own with name=..."
                 )
 
     def _ready(self, worker: Worker, message: WorkerMessage, now: float) -> None:

@@ -1,4 +1,4 @@
-"""Requests in the broker's hands, and the queues in which they wait."""
+"""Requests, and the queues in which they wait for workers."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ class Request:
     header: Header
     payload: Payload
     size: int  # bytes of payload
-    policy: str | None  # None: whatever single policy is served
+    policy: str | None  # None: the only one that is served
     queued_at: float  # when it last began to wait
     deadline: float
-    robot: Hashable = b""  # whose account it is on
-    session: tuple[bytes, str] = field(init=False)  # of each, at most one request waits
+    robot: Hashable = b""  # who has it in hand, for `Accounts`
+    session: tuple[bytes, str] = field(init=False)  # at most one request of each waits
     turn: tuple[int, float] = field(init=False)  # priority class (0 first), then deadline
     state: RequestState = RequestState.WAITING
     attempt: int = 0  # leases so far
-    holders: int = 0  # of them, those still in some worker's hands
+    holders: int = 0  # workers that have it in hand
     leased_at: float = 0.0
 
     def __post_init__(self) -> None:
-        """Take from the header what scheduling asks for again and again."""
+        """Take from the header what scheduling needs often."""
         self.session = self.id.client, self.header.get("session", "")
         self.turn = self.header.get("priority", 1), self.deadline
 
     @property
     def is_final(self) -> bool:
-        """Has it been answered, one way or another?"""
+        """Has it been answered, by a result or an error?"""
         return self.state not in (RequestState.WAITING, RequestState.LEASED)
 
     def move(self, cause: str) -> None:
@@ -57,11 +57,14 @@ class WaitingRoom:
         return len(self.sessions)
 
     def add(self, request: Request) -> Request | None:
-        """Let a request wait; returns the older one of its session that it displaces."""
+        """Let a request wait; returns the one of its session that is displaced.
+
+        That is the request itself if a newer one of its session waits already.
+        """
         displaced = self.sessions.get(request.session)
         if displaced is not None:
             if displaced.id.sequence > request.id.sequence:
-                return request  # an old one that comes back must not displace a newer one
+                return request  # an older one that is retried or late must not displace a newer one
             self.remove(displaced)
         self.sessions[request.session] = request
         self.queues.setdefault(request.policy, Agenda()).add(request.turn, request)
@@ -75,7 +78,7 @@ class WaitingRoom:
             self._forget_if_empty(request.policy)
 
     def take(self, policy: str | None) -> Request:
-        """Take out the request whose turn it is.
+        """Take out the request that is to be served next.
 
         Raises:
             KeyError: none waits for this policy.
@@ -91,9 +94,9 @@ class WaitingRoom:
         return len(queue) if queue is not None else 0
 
     def served_before(self, request: Request) -> int:
-        """How many of those that wait would be served before a request that does not wait yet.
+        """How many waiting requests would be served before one that is not waiting yet.
 
-        The older one of its session is none of them, as the request takes its place.
+        An older one of its session does not count, as the new one will replace it.
         """
         queue = self.queues.get(request.policy)
         if queue is None:

@@ -1,4 +1,4 @@
-"""What robots ask for: `infer` is admitted and waits, all else is answered at once."""
+"""Robots' messages: an `infer` is admitted and waits, everything else is answered at once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from client.body import encode_body
 from client.version import __version__
 from client.wire import LONGEST_MS, RequestId
 
-RETRY_METADATA_S = 0.25  # while workers may still come
+RETRY_METADATA_S = 0.25  # as long as workers may still come
 
 
 class Robots:
-    """Answers robots' messages, each kind by the function that `kinds` has for it."""
+    """Answers robots; `kinds` has the function for each kind of message."""
 
     def __init__(
         self,
@@ -68,9 +68,9 @@ class Robots:
         self._telemetry.asked(request.id.client, message, now)
 
     def _join(self, request: Request, message: RobotMessage) -> None:
-        """The same request again: one answer goes out, to the newest envelope."""
+        """Join a request that comes again to the one in hand, and answer the newer message."""
         self._telemetry.counters["joined"] += 1
-        # Of two messages the newer has less time left: an older one that comes late is not it.
+        # The newer message has less time left; they may come in the wrong order.
         left_ms = message.header.get("deadline_ms", 0.0)
         if left_ms <= request.header.get("deadline_ms", 0.0):
             request.header["deadline_ms"] = left_ms
@@ -106,17 +106,19 @@ class Robots:
         requests, size, policy = 1, request.size, request.policy
         older = waiting.sessions.get(request.session)
         if older is not None and older.robot == request.robot:
-            requests, size = 0, size - older.size  # it takes that one's place
+            requests, size = 0, size - older.size  # it will replace that one
         reason = self._inflight.accounts.refusal(request.robot, requests, size)
         wait_s = self._leases.wait_s(policy, waiting.waiting_for(policy))
         if left_s <= 0.0:
             raise errors.DeadlineExceeded("the deadline had passed when the request came")
         if not reason and wait_s > left_s:
-            # Only now is it worth looking at each: some of them may be served later than this.
+            # This counted all that wait, which is cheap; some may be served after this request.
             before = waiting.served_before(request)
             wait_s = self._leases.wait_s(policy, before)
             if wait_s > left_s:
-                reason = f"{before} requests are before it: its turn would come after its deadline"
+                reason = (
+                    f"{before} requests are before it, so its turn would come after its deadline"
+                )
         if not reason:
             return
         error = errors.Overloaded(f"{reason}; try again later or start more workers")

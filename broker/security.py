@@ -1,13 +1,13 @@
-"""Who may do what: keys and headers in, identities or `Forbidden` out.
+"""Permissions: which keys may connect where, and what they may ask for or serve.
 
-Pure, but for the two functions that read files.
+Nothing here does I/O but the two functions that read files.
 
 A folder of keys, as `python -m scripts.keys` makes it, holds the broker's own pair
-(`broker.key`) and one `NAME.json` for every peer that may come in:
+(`broker.key`) and one `NAME.json` for every peer that may connect:
 
     {"name": "arm-1", "role": "robot", "policies": ["aloha"] or null for all, "public_key": Z85}
 
-A peer is known by its public key, so a key that was revoked and made anew is another peer.
+A peer is identified by its public key: whoever gets a new key is another peer.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from client.wire import Header
 
 BROKER_FILE = "broker.key"
 FRONTEND, BACKEND = "frontend", "backend"
-_MAX_CLIENTS = 256  # client uuids bound to one key; the oldest binding makes room
+_MAX_CLIENTS = 256  # client uuids bound to one key; then the oldest is forgotten
 
 
 class Role(StrEnum):
-    """What a key is for. An operator may do what a robot may, and see the broker's status."""
+    """What a key is for. An operator may do what a robot may, and ask for the status."""
 
     robot = "robot"
     worker = "worker"
@@ -40,7 +40,7 @@ _DOORS = {Role.robot: FRONTEND, Role.operator: FRONTEND, Role.worker: BACKEND}
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Whom a key stands for."""
+    """The peer that a key belongs to."""
 
     name: str
     role: Role
@@ -49,7 +49,7 @@ class Identity:
 
 @dataclass(frozen=True, slots=True)
 class Keyring:
-    """The broker's own pair, and everyone whom it lets in, by public key (Z85)."""
+    """The broker's own pair, and all peers that may connect, by public key (Z85)."""
 
     public: bytes
     secret: bytes = field(repr=False)
@@ -60,8 +60,7 @@ def read_keys(folder: Path) -> Keyring:
     """Read a folder of keys.
 
     Raises:
-        ValueError: the folder or one of its files is not what it should be; nothing is read
-            of a folder in part.
+        ValueError: the folder or one of its files is not valid. Nothing of it is used then.
     """
     if not (folder / BROKER_FILE).exists():
         raise ValueError(
@@ -83,10 +82,10 @@ def read_keys(folder: Path) -> Keyring:
 
 
 def read_identity(path: Path) -> tuple[str, Identity]:
-    """Read what is public of a peer: its key, and whom that stands for.
+    """Read a peer's public key, and who it belongs to.
 
     Raises:
-        ValueError: the file is not what it should be.
+        ValueError: the file is not valid.
     """
     content = read_json(path)
     key = z85_field(path, content, "public_key").decode("ascii")
@@ -101,7 +100,7 @@ def read_identity(path: Path) -> tuple[str, Identity]:
 
 
 class Guard:
-    """Decides at the door (the handshake) and then for every message."""
+    """Decides about each connection (during its handshake) and about each message."""
 
     def __init__(self, keyring: Keyring) -> None:
         self._peers = keyring.peers
@@ -109,14 +108,14 @@ class Guard:
         self._owned: defaultdict[str, dict[bytes, None]] = defaultdict(dict)  # oldest first
 
     def reload(self, keyring: Keyring) -> None:
-        """Believe other keys from now on; what was bound to those that are gone is free."""
+        """Use other keys from now on; what was bound to keys that are gone becomes free."""
         self._peers = keyring.peers
         for key in [key for key in self._owned if key not in self._peers]:
             for client in self._owned.pop(key):
                 del self._owners[client]
 
     def refusal(self, door: str, key: str) -> str:
-        """The reason why a key may not come in at a door, in a few words; empty if it may."""
+        """The reason why a key may not connect at a door, in a few words; empty if it may."""
         identity = self._peers.get(key)
         if identity is None:
             return "unknown key"
@@ -125,7 +124,7 @@ class Guard:
     def admit_robot(self, key: str, sender: bytes, header: Header) -> Identity:
         """Check a message at the frontend.
 
-        A key that is for one policy need not name it: the header is given its name.
+        A robot whose key is for one policy need not name it: the name is put into the header.
 
         Raises:
             Forbidden: the key was revoked, the client's uuid is another key's, or the key is

@@ -1,7 +1,7 @@
-"""The sockets around the core: takes messages in, carries commands out, and owns the clock.
+"""The shell around the core: it owns the sockets and the clock, in one thread.
 
-One thread. Payload frames go from one socket to the other as the objects that were received,
-so libzmq passes a reference and nobody copies an image.
+Payload frames are sent as the very objects that were received, so libzmq passes a reference and
+no image is copied.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from pathlib import Path
 
 import zmq
 
+from broker.access import KeyFolder, Zap
 from broker.config import BrokerConfig
 from broker.core import Core
-from broker.doors import KeyFolder, Monitor, Socket, Zap, check_frames, open_backend, open_frontend
+from broker.doors import CannotBind, Monitor, Socket, check_frames, open_backend, open_frontend
 from broker.events import (
     Command,
     ConnectionLost,
@@ -49,7 +50,8 @@ from client.wire import (
 logger = logging.getLogger("broker")
 
 _BATCH = 32  # messages taken from one socket before the other gets its turn
-# A robot's libzmq forgets an answer not read yet once it notices that we are gone (measured).
+# Between the last answer and the end. A robot's libzmq drops an answer that it has not read yet
+# when it notices that the connection is closed (measured).
 _PARTING_S = 0.2
 _FOR_EVER = float("inf")
 
@@ -62,7 +64,7 @@ class Shell:
 
         Raises:
             ValueError: the keys cannot be read.
-            zmq.ZMQError: an address that cannot be bound.
+            CannotBind: an address that this process cannot listen at.
         """
         self._config = config
         self._keys = None if config.keys is None else KeyFolder(Path(config.keys))
@@ -79,20 +81,21 @@ class Shell:
                 self._serve[zap.socket] = zap.serve
             self._frontend = open_frontend(self._context, config, keyring)
             self._backend = open_backend(self._context, config, keyring, epoch)
-        except zmq.ZMQError:
+        except CannotBind:
             self._context.destroy(linger=0)
             raise
         self._robots = Monitor(self._frontend, FRONTEND, self.counters)
         self._workers = Monitor(self._backend, BACKEND, self.counters)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
-        self._stopping = self._parting = self._reloading = False
-        self._until = _FOR_EVER  # when a stop goes on to its next step
+        self._stop_reason = ""  # empty as long as it is not to stop
+        self._is_draining = self._is_parting = self._reloading = False
+        self._until = _FOR_EVER  # when the next step of stopping is due
         self._serve[self._frontend] = self._serve_frontend
         self._serve[self._backend] = self._serve_backend
         self._serve[self._robots.socket] = self._robots.take
         self._serve[self._workers.socket] = self._serve_workers_monitor
-        # Sockets that may hold a message. Their descriptors are edge-triggered and sending may
-        # consume an edge, so one that was sent on is looked at before the next wait.
+        # Sockets that may hold a message. Their descriptors are edge-triggered, and sending can
+        # consume an edge, so a socket that was used for sending is read before the next wait.
         self._to_read = set(self._serve)
         self._poller = select.poll()
         self._by_descriptor = {socket.fileno(): socket for socket in self._serve}
@@ -100,17 +103,17 @@ class Shell:
             self._poller.register(descriptor, select.POLLIN)
 
     def run(self) -> None:
-        """Serve until `stop`; then until what workers have in hand is answered."""
+        """Serve until `stop` is called and what workers have in hand is answered."""
         while True:
-            # One round, not until nothing is left: a peer that never stops must not keep us here.
-            readable, self._to_read = self._to_read, set()
-            for socket in readable:
+            # Only one round: a peer that never stops sending must not keep us here.
+            sockets, self._to_read = self._to_read, set()
+            for socket in sockets:
                 self._serve[socket]()
             now = time.monotonic()
             if self._reloading:
                 self._reloading = False
                 self._read_keys_again()
-            if self._stopping and self._may_leave(now):
+            if self._stop_reason and self._may_leave(now):
                 break
             wake_at = min(self._core.wake_at(), self._until)
             if wake_at <= now:
@@ -119,20 +122,22 @@ class Shell:
                 self._wait((wake_at - now) * 1e3 + 0.5)
         self._close()
 
-    def stop(self) -> None:
-        """Have `run` finish; may be called from a signal handler."""
-        self._stopping = True
+    def stop(self, reason: str) -> None:
+        """Have `run` finish, and log why; may be called from a signal handler."""
+        self._stop_reason = self._stop_reason or reason
 
     def _may_leave(self, now: float) -> bool:
-        """Once stopping: is everyone answered, and had they time to read it?"""
-        if self._until == _FOR_EVER:
+        """Go on with stopping; True when all are answered and had time to read it."""
+        if not self._is_draining:
+            logger.info("stopping: %s", self._stop_reason)
+            self._is_draining = True
             self._until = now + self._config.timers.drain_ms / 1e3
             self._do(Stop(), now)
-        if self._parting:
+        if self._is_parting:
             return now >= self._until
         if now >= self._until or not self._core.in_hand:
             self._do(Stop(), now)
-            self._parting, self._until = True, now + _PARTING_S
+            self._is_parting, self._until = True, now + _PARTING_S
         return False
 
     def reload(self) -> None:
@@ -174,7 +179,7 @@ class Shell:
         self._to_read.add(self._frontend)
 
     def _turn_away(self, frames: Sequence[zmq.Frame]) -> None:
-        """A message without an envelope: tell a worker where it belongs, and nobody else."""
+        """Answer a message without an envelope, if it is a worker's at the wrong port."""
         try:
             decode_header(frames[1] if len(frames) > 1 else b"", FROM_WORKER)
         except errors.PolicyError:
@@ -215,12 +220,12 @@ class Shell:
 
     def _serve_workers_monitor(self) -> None:
         for descriptor in self._workers.take():
-            # A file descriptor is soon reused, so this is a hint: ask all that were heard on it.
+            # A file descriptor is soon reused, so this is no proof that all of them are gone.
             workers = self._last_heard_on.pop(descriptor, set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())
 
     def _do(self, event: Event, now: float) -> None:
-        """Tell the core, and carry out what it asks for, until nothing follows from it."""
+        """Have the core process an event and those that follow from it, and obey its commands."""
         pending: list[Event] = [event]
         for each in pending:
             for command in self._core.handle(each, now):
@@ -273,12 +278,12 @@ class Shell:
     def _close(self) -> None:
         for monitor in (self._robots, self._workers):
             monitor.close()
-        # Last answers may still be on their way out.
+        # The last answers may not have been sent yet.
         self._frontend.close(linger=1_000)
         self._backend.close(linger=0)
         self._context.destroy(linger=0)
 
 
 def _key_of(frame: zmq.Frame) -> str:
-    """Whose key a message came with: what the answer by ZAP said."""
+    """The key that a message's sender connected with, as our ZAP handler named it."""
     return str(frame.get("User-Id"))

@@ -12,17 +12,17 @@ from typing import TypeVar
 
 
 class WorkerState(StrEnum):
-    """Where a worker stands; only READY ones are given work."""
+    """The state of a worker. Only READY ones are given work."""
 
     WARMING = "warming"  # said hello, still loading its policy
     READY = "ready"
-    SUSPECT = "suspect"  # silent, or overdue with a request: no work until it is cleared
+    SUSPECT = "suspect"  # silent, or overdue with a request; gets no work until cleared
     DRAINING = "draining"  # finishes what it has and leaves
     GONE = "gone"
 
 
 class RequestState(StrEnum):
-    """Where a request stands; the last four are final, and each answers the robot once."""
+    """The state of a request. The last four are final; each of them means one answer."""
 
     WAITING = "waiting"
     LEASED = "leased"  # a worker has it

@@ -1,4 +1,4 @@
-"""What an operator sees of the broker: `report` is the answer to a client's `status`."""
+"""The broker's status as an operator sees it: the answer to a client's `status`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from broker.states import RequestState
 from broker.telemetry import RobotRecord, Telemetry
 from broker.workers import Pool, Worker
 
-WINDOW_S = 60.0  # of which latencies are told
+WINDOW_S = 60.0  # the latencies of this last minute are shown
 _MOST = 256  # rows in each list of a report
 
 
 def report(telemetry: Telemetry, pool: Pool, inflight: InFlight, now: float) -> dict[str, Any]:
-    """The state of everything, at most some 100 KB whatever there is."""
+    """Workers, robots, queues, latencies and counters, in at most about 100 KB."""
     recent = [entry for entry in telemetry.latencies if entry[0] > now - WINDOW_S]
     states = Counter((request.id.client, request.state) for request in inflight.requests.values())
     newest = list(telemetry.robots.items())[::-1]

@@ -1,4 +1,4 @@
-"""What the core counts and remembers of its past, at a microsecond a request; bounded."""
+"""What the core counts and remembers, in bounded memory and at a microsecond a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _RECENT = 1024  # latencies kept
 
 @dataclass(slots=True)
 class RobotRecord:
-    """One client, as it was when it last asked for actions."""
+    """A client and its last request for actions."""
 
     name: str = ""
     key: str = ""  # the name of the key that it came with, if there are keys

@@ -1,4 +1,4 @@
-"""Workers as the broker knows them, and what each has in hand."""
+"""Workers and the leases that they have in hand."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from broker.states import WORKER_MOVES, WorkerState, move
 from client.wire import RequestId
 
 _RECENT = 64  # inferences whose times predict the next one
-FORGOTTEN_S = 60.0  # a restart does not take so long: whoever is gone for longer was taken away
+FORGOTTEN_S = 60.0  # longer than a restart takes: until then a worker may come back
 _SMOOTHING = 0.2  # weight of the newest in the running mean
 
 
@@ -24,9 +24,9 @@ class Lease:
     worker: Worker
     attempt: int
     started_at: float
-    waited_s: float  # before it
-    length_s: float  # what the worker may take
-    beat: int  # the last heartbeat that went to all workers before this
+    waited_s: float  # in the queue, before this lease
+    length_s: float  # how long the worker may take
+    beat: int  # number of the last heartbeat sent before this lease
     overdue: bool = False
 
 
@@ -43,20 +43,22 @@ class Worker:
     state: WorkerState = WorkerState.WARMING
     slots: int = 1
     in_hand: dict[tuple[RequestId, int], Lease] = field(default_factory=dict)
-    mean_s: float = 0.1  # of its recent inferences, seen from here
-    is_timed: bool = False  # or of what it says of itself; until then that is a guess
+    mean_s: float = 0.1  # of its recent inferences, from lease to result
+    is_timed: bool = False  # False: `mean_s` is a guess
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     leased_at: float = 0.0  # when it was last given work
-    free: dict[bytes, Worker] = field(default_factory=dict)  # all of its policy with a free slot
+    free: dict[bytes, Worker] = field(
+        default_factory=dict
+    )  # all workers of its policy that have a free slot
 
     @property
     def name(self) -> str:
-        """How log lines call it."""
+        """Its name in log lines."""
         return f"{self.policy}/{self.id.hex()[:8]}"
 
     @property
     def about(self) -> dict[str, str]:
-        """What a log line about it is tagged with."""
+        """The fields of a log line about it."""
         return {"policy": self.policy, "worker": self.id.hex()[:8]}
 
     @property
@@ -70,12 +72,12 @@ class Worker:
         self._enlist()
 
     def hold(self, lease: Lease) -> None:
-        """Take a lease in hand."""
+        """Add a lease."""
         self.in_hand[lease.request.id, lease.attempt] = lease
         self._enlist()
 
     def let_go(self, lease: Lease) -> None:
-        """Have a lease in hand no more."""
+        """Remove a lease."""
         del self.in_hand[lease.request.id, lease.attempt]
         self._enlist()
 
@@ -94,10 +96,10 @@ class Worker:
             self.is_timed = True
 
     def not_in_hand(self, beat: int, ids: Iterable[tuple[RequestId, int]]) -> list[Lease]:
-        """The leases of which a heartbeat proves that this worker doesn't have them.
+        """The leases that this worker does not have, as its answer to heartbeat `beat` proves.
 
-        The worker answered heartbeat `beat`, so everything sent to it before that one either
-        reached it or was lost with a connection; results it sent before this came before it.
+        Whatever was sent to it before that heartbeat has either reached it or was lost with a
+        connection. And a result that it sent before this answer has also arrived before it.
         """
         held = set(ids)
         return [
@@ -116,28 +118,31 @@ class Pool:
     """All workers, by routing id and by the policy that they serve."""
 
     by_id: dict[bytes, Worker] = field(default_factory=dict)
-    by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for ever
+    by_policy: dict[str, dict[bytes, Worker]] = field(
+        default_factory=dict
+    )  # names are never removed
     free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
     left_at: dict[str, float] = field(default_factory=dict)  # when a policy last lost a worker
-    metadata: dict[str, Payload] = field(default_factory=dict)  # by policy; it stays too
+    metadata: dict[str, Payload] = field(default_factory=dict)  # by policy, never removed
     beats: int = 0  # heartbeats sent to every worker so far
 
     def add(self, worker: Worker) -> None:
-        """Take a worker in."""
+        """Add a worker."""
         self.by_id[worker.id] = worker
         self.by_policy.setdefault(worker.policy, {})[worker.id] = worker
         worker.free = self.free.setdefault(worker.policy, {})
 
     def remove(self, worker: Worker, now: float) -> None:
-        """Take a worker out; its policy's name stays known."""
+        """Remove a worker; the name of its policy stays known."""
         del self.by_id[worker.id]
         del self.by_policy[worker.policy][worker.id]
         self.left_at[worker.policy] = now
 
     def names(self, now: float) -> list[str]:
-        """The policies that one who names none may mean: served now, or a moment ago.
+        """The policies that a request without a name may mean.
 
-        All that were ever served, if none of them is any more.
+        They are those served now or in the last `FORGOTTEN_S`; if there are none, all that were
+        ever served.
         """
         recent = [
             policy

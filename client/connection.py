@@ -1,20 +1,25 @@
 """The robot's one socket: a REQ used the lazy-pirate way.
 
 A REQ socket that lost its peer, or whose answer was given up, can never be trusted again: it is
-closed and a new one opened, so no answer to an older question can arrive. The socket's monitor
-tells of a lost connection within milliseconds; nothing here waits for a timer to notice.
+closed and a new one opened, so no answer to an older request can arrive. The socket's monitor
+tells of a lost connection within milliseconds; nothing here waits for a timer to notice. And
+`interrupt` ends any waiting from another thread, or from a signal handler in this one.
 """
 
 from __future__ import annotations
 
+import contextlib
+import os
+import socket as sockets
+import threading
 import time
-from typing import Sequence
+from typing import Any, Sequence
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
-from client.keys import Key, verdict
+from client.keys import Key, key_refusal
 from client.wire import receive, send
 
 # A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
@@ -58,28 +63,69 @@ def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
 
 
+class _Contexts:
+    """The ZeroMQ context of all clients of a process: its I/O thread does for them all.
+
+    A robot's program may end the one that pyzmq shares (`zmq.Context.instance()`), which would
+    wait for our sockets for ever, or close them under our hands.
+    """
+
+    def __init__(self) -> None:
+        self._pid = 0
+        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
+        self._lock = threading.Lock()
+
+    def get(self) -> zmq.Context[zmq.Socket[bytes]]:
+        with self._lock:
+            if self._context is None or self._pid != os.getpid():  # a fork has no I/O thread
+                self._context, self._pid = zmq.Context(), os.getpid()
+            return self._context
+
+
+_CONTEXTS = _Contexts()
+
+
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
-    Not thread-safe; its owner serialises the calls. Raises `BrokerUnreachable` for an endpoint
-    that is no address.
+    Not thread-safe, but for `interrupt`; its owner serialises the calls.
     """
 
     def __init__(self, endpoint: str, key: Key | None = None) -> None:
+        """Begin to connect.
+
+        Raises:
+            BrokerUnreachable: the endpoint is no address.
+        """
         self.endpoint = endpoint
+        self.is_interrupted = False
         self._key = key
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        self._context = _CONTEXTS.get()
+        self._waker, self._waking = sockets.socketpair()
+        self._waker.setblocking(False)
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._watched: list[tuple[zmq.Socket[bytes], int]] = []  # both, for what comes in
+        self._watched: list[tuple[Any, int]] = []  # both and the waking, for what comes in
+        self._unresolved = ""  # why the host's name has no address, once that is known
         self._reached = False  # something accepted the TCP connection
         self._established = False  # and finished the ZeroMQ handshake
         self._refused = False  # or failed it
         self._forbidden = ""  # why no key of ours will do, if that is why
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def is_forbidden(self) -> bool:
+        """Has the broker refused our key, or lack of one, for good?"""
+        return bool(self._forbidden)
 
     def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
-        """Send one request as soon as there is a connection; False if `until` passed first.
+        """Send one request as soon as there is a connection.
+
+        False if `until` passed first, if it was interrupted, or if the broker refuses our key.
 
         Args:
             frames: not copied where they are large.
@@ -97,14 +143,17 @@ class Connection:
                     # with the other half, and then believe that it has sent it.
                     self.drop()
                     socket = self._open()
-                elif not self._forbidden:
+                elif not self._forbidden and not self.is_interrupted:
                     self._wait_for_connection(socket, until)
-            if self._forbidden or time.monotonic() >= until:
+            if self._forbidden or self.is_interrupted or time.monotonic() >= until:
                 self._read_monitor()
                 return False
 
     def receive(self, until: float) -> list[zmq.Frame] | None:
-        """Wait for the answer; None if `until` passed or the connection was lost before it."""
+        """Wait for the answer.
+
+        None if `until` passed or the connection was lost before it, or if it was interrupted.
+        """
         if self._socket is None:
             return None
         while True:
@@ -112,9 +161,29 @@ class Connection:
                 # REQ shows an answer without its delimiter as readable, and then throws it away.
                 if ready is self._socket and (frames := receive(self._socket)) is not None:
                     return frames
+            if self.is_interrupted:
+                return None
             if self._read_monitor() or time.monotonic() >= until:
                 # The answer may have come between the poll's two looks, just before the end.
                 return receive(self._socket)
+
+    def pause(self, until: float) -> None:
+        """Wait until then, or until it is interrupted."""
+        poller = zmq.Poller()
+        poller.register(self._waking.fileno(), zmq.POLLIN)
+        poller.poll(_milliseconds_to(until))
+
+    def interrupt(self) -> None:
+        """End any waiting, now and from now on; from any thread, or from a signal handler."""
+        self.is_interrupted = True
+        with contextlib.suppress(OSError):  # it is full, or closed: whoever waited is awake
+            self._waker.send(b"!")
+
+    def close(self) -> None:
+        """Drop the socket and free all else."""
+        self.drop()
+        self._waker.close()
+        self._waking.close()
 
     def drop(self) -> None:
         """Close the socket and forget what it was waiting for; the next `send` opens another."""
@@ -139,6 +208,10 @@ class Connection:
                 "service's port (the broker's robots' side is its `frontend`, 8000 by default), "
                 "or a broker that is stopped or hangs?"
             )
+        if self._unresolved:
+            return BrokerUnreachable(
+                f"the host of {self.endpoint} has no address ({self._unresolved}): check its name"
+            )
         return BrokerUnreachable(
             f"no broker answers at {self.endpoint}: check host and port, that "
             "`python -m broker` runs there, and that its `frontend` is bound beyond loopback "
@@ -148,6 +221,7 @@ class Connection:
     def _wait_for_connection(self, socket: zmq.Socket[bytes], until: float) -> None:
         poller = zmq.Poller()
         poller.register(socket, zmq.POLLOUT)
+        poller.register(self._waking.fileno(), zmq.POLLIN)
         if self._monitor is not None:  # it tells at once that our key is refused
             poller.register(self._monitor, zmq.POLLIN)
         poller.poll(_milliseconds_to(until))
@@ -169,7 +243,11 @@ class Connection:
         self._forbidden = ""
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
-        self._watched = [(socket, _READABLE), (self._monitor, _READABLE)]
+        self._watched = [
+            (socket, _READABLE),
+            (self._monitor, _READABLE),
+            (self._waking.fileno(), _READABLE),
+        ]
         try:
             socket.connect(self.endpoint)
         except zmq.ZMQError as error:
@@ -190,8 +268,17 @@ class Connection:
             self._established = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
             self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
             self._refused = self._refused or event in _HANDSHAKE_FAILED
-            self._forbidden = self._forbidden or verdict(event, news["value"], self._key)
+            self._forbidden = self._forbidden or key_refusal(event, news["value"], self._key)
         return lost
+
+    def resolve(self) -> None:
+        """Look the host's name up, for `failure` to tell; the resolver may take its time."""
+        host = self.endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
+        try:
+            sockets.getaddrinfo(host, None)
+            self._unresolved = ""
+        except (OSError, UnicodeError) as error:
+            self._unresolved = str(error)
 
 
 def _milliseconds_to(until: float) -> int:

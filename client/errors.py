@@ -6,6 +6,7 @@
      +-- ConnectionRefusedByPeer   something answers, and it is no broker (or not for us)
      +-- DeadlineExceeded          the answer did not come in time (also a TimeoutError)
      +-- ClientClosed              the client was closed, or carried into a forked process
+     +-- ClientBusy                a call from inside another call of the same thread
      |
      +-- BadRequest                the request itself is at fault: sending it again won't help
      |    +-- BadObservation       a key, shape, dtype or value is wrong (also a ValueError)
@@ -66,6 +67,10 @@ class DeadlineExceeded(PolicyError, TimeoutError):
 
 class ClientClosed(PolicyError):
     """The client was closed, or is used in a process forked from its own."""
+
+
+class ClientBusy(PolicyError):
+    """A call is under way in this very thread, and this one came from a signal handler in it."""
 
 
 class BadRequest(PolicyError):

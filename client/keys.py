@@ -38,10 +38,10 @@ class Key(NamedTuple):
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.broker)
 
 
-def verdict(event: int, value: int, key: Key | None) -> str:
-    """What a socket monitor's event says of keys: why this broker will never let us in.
+def key_refusal(event: int, value: int, key: Key | None) -> str:
+    """Why this broker will never let us in with `key`, where a socket monitor's event says so.
 
-    Empty where it says nothing for good. After such an event libzmq tries no more.
+    Empty for all other events. After such an event libzmq does not try again.
     """
     if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         name = "none" if key is None else repr(key.name)

@@ -1,45 +1,35 @@
-"""`ZmqPolicyClient`: what a robot's control loop holds."""
+"""`ZmqPolicyClient`: what a robot's control loop holds.
+
+What it says is encoded by `client.body`, and exchanged by `client.conversation`.
+"""
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import logging
-import math
 import os
-import socket as hostnames
-import threading
 import time
 import uuid
-from typing import Any, Dict, List, Union
+from socket import gethostname
+from typing import Any, Dict
 
 import numpy as np
-import zmq
 
 from client import errors
+from client.arguments import LONGEST_S, integer, number, seconds, text
 from client.body import decode_body, encode_body
 from client.connection import Connection
+from client.conversation import Conversation
 from client.keys import read_key
-from client.wire import (
-    LONGEST_MS,
-    MAX_NAME,
-    TO_CLIENT,
-    VERSION,
-    Header,
-    RequestId,
-    decode_header,
-    encode_header,
-)
+from client.session import Session
+from client.wire import MAX_INT, MAX_NAME, VERSION, Header
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
-LONGEST_S = LONGEST_MS / 1e3
+MAX_ENDPOINT = 1024  # characters
 _WAITING_NOTICE_S = 5.0
-_LIMITS_S = 1.0  # to ask a broker once more what it takes
 
 Observation = Dict[str, Any]
-_Body = List[Union[bytes, memoryview]]
 
 
 class ZmqPolicyClient:
@@ -56,7 +46,7 @@ class ZmqPolicyClient:
     def __init__(
         self,
         host: str = "localhost",
-        port: int = DEFAULT_PORT,
+        port: int | str = DEFAULT_PORT,
         *,
         policy: str | None = None,
         timeout_s: float = 10.0,
@@ -87,42 +77,28 @@ class ZmqPolicyClient:
             Forbidden: the broker doesn't take this key.
             BrokerUnreachable: nobody answered within `connect_timeout_s`.
             ConnectionRefusedByPeer: something else than a broker answered.
-            ValueError: an argument is out of its range, or no key file.
+            ValueError: an argument is out of its range, or no key file; the message names it.
         """
-        for name, given in (("timeout_s", timeout_s), ("connect_timeout_s", connect_timeout_s)):
-            if not 0 < given <= LONGEST_S:
-                raise ValueError(f"{name} is {given}: seconds from more than 0 to a day")
-        if not 0 <= priority <= 9:
-            raise ValueError(f"priority is {priority}: 0 (first) to 9 are the classes")
-        if not 0 < port < 65536:
-            raise ValueError(f"port is {port}: 1 to 65535")
-        if "://" not in host:
-            if host.count(":") == 1 or "]:" in host:
-                raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
-            # Only addresses of IPv6 have colons.
-            host = f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-        self._timeout_s = timeout_s
+        self._timeout_s = seconds("timeout_s", timeout_s)
+        connect_timeout_s = seconds("connect_timeout_s", connect_timeout_s)
         self._copy = copy
-        self._uuid = uuid.uuid4().bytes
-        self._sequence = itertools.count()
-        self._lock = threading.Lock()
-        self._pid = os.getpid()
-        self._closed = False
-        self._max_bytes: int | None = None
-        self._fields: Header = {
+        fields: Header = {
             "v": VERSION,
-            "priority": priority,
-            "session": session or uuid.uuid4().hex[:8],
-            "robot": (robot or hostnames.gethostname())[:MAX_NAME],
+            "priority": integer("priority", priority, 0, 9),
+            "session": text("session", session, MAX_NAME) if session else _fresh_session(),
+            "robot": text("robot", robot or gethostname(), MAX_NAME, cut=True),
             "buffers": True,
         }
         if policy is not None:
-            self._fields["policy"] = policy
-        self._connection = Connection(host, None if key is None else read_key(key))
+            fields["policy"] = text("policy", policy, MAX_NAME)
+        endpoint = _endpoint(host, port)
+        self._session = Session(uuid.uuid4().bytes, fields, endpoint)
+        connection = Connection(endpoint, None if key is None else read_key(key))
+        self._conversation = Conversation(self._session, connection)
         try:
             self.server_info = self._greet(connect_timeout_s)
         except BaseException:
-            self._connection.drop()
+            self.close()
             raise
 
     def infer(
@@ -149,15 +125,18 @@ class ZmqPolicyClient:
 
         Raises:
             errors.PolicyError: one of its subclasses, see `client.errors`.
-            ValueError: `deadline_s` is not a number.
+            ValueError: `deadline_s` is not a number, or `seed` not a whole one.
         """
-        if deadline_s is not None and math.isnan(deadline_s):
-            raise ValueError("deadline_s is nan: seconds are expected")
+        left_s = self._timeout_s
+        if deadline_s is not None:
+            left_s = min(number("deadline_s", deadline_s), LONGEST_S)
+        if seed is not None:
+            seed = integer("seed", seed, 0, MAX_INT)
         started = time.monotonic()
-        until = started + (self._timeout_s if deadline_s is None else min(deadline_s, LONGEST_S))
+        until = started + left_s
         body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)
         encoded = time.monotonic()
-        header, frames = self._exchange("infer", body, until)
+        header, frames = self._conversation.exchange("infer", body, until)
         arrived = time.monotonic()
         result = decode_body(frames)
         finished = time.monotonic()
@@ -178,27 +157,33 @@ class ZmqPolicyClient:
         Raises:
             errors.PolicyError: the broker could not be reached within `timeout_s`.
         """
-        self._exchange("reset", [], time.monotonic() + self._timeout_s)
-        self._fields["session"] = uuid.uuid4().hex[:8]
+        self._conversation.exchange("reset", [], time.monotonic() + self._timeout_s)
+        self._session.fields["session"] = _fresh_session()
 
     def get_server_metadata(self) -> dict[str, Any]:
         """What the served policy says of itself: robot, model, horizon, observation, ...
 
+        While no worker has said anything yet, this waits for one, as `infer` does.
+
         Raises:
             errors.PolicyError: see `client.errors`.
         """
-        _, frames = self._exchange("metadata", [], time.monotonic() + self._timeout_s)
+        _, frames = self._conversation.exchange("metadata", [], time.monotonic() + self._timeout_s)
         return decode_body(frames)
 
     def ping(self, timeout_s: float | None = None) -> dict[str, Any]:
         """Ask the broker itself for its version, limits and served policies.
 
+        `timeout_s`: time for this call instead of the client's.
+
         Raises:
             errors.PolicyError: see `client.errors`.
+            ValueError: `timeout_s` is not a number.
         """
-        until = time.monotonic() + (timeout_s or self._timeout_s)
-        _, frames = self._exchange("ping", [], until)
-        return self._learn(frames)
+        left_s = self._timeout_s if timeout_s is None else number("timeout_s", timeout_s)
+        until = time.monotonic() + min(left_s, LONGEST_S)
+        _, frames = self._conversation.exchange("ping", [], until)
+        return self._session.learn(frames)
 
     def status(self) -> dict[str, Any]:
         """Ask the broker for its workers, robots, queues, latencies and counters.
@@ -207,18 +192,16 @@ class ZmqPolicyClient:
             errors.Forbidden: the broker asks for keys, and this one is no operator's.
             errors.PolicyError: see `client.errors`.
         """
-        _, frames = self._exchange("status", [], time.monotonic() + self._timeout_s)
+        _, frames = self._conversation.exchange("status", [], time.monotonic() + self._timeout_s)
         return decode_body(frames)
 
     def close(self) -> None:
-        """Close the socket; further calls raise `ClientClosed`. May be called twice."""
-        if os.getpid() != self._pid:
-            # The socket is the parent's, and the lock may have come here locked, for ever.
-            self._closed = True
-            return
-        with self._lock:
-            self._closed = True
-            self._connection.drop()
+        """End this client; may be called twice, from any thread and from a signal handler.
+
+        Returns at once. A call that is under way ends with `ClientClosed`, and so does every
+        later one.
+        """
+        self._conversation.close()
 
     def __enter__(self) -> ZmqPolicyClient:
         return self
@@ -237,96 +220,20 @@ class ZmqPolicyClient:
                     raise
                 logger.warning("still waiting: %s", error)
 
-    def _exchange(self, kind: str, body: _Body, until: float) -> tuple[Header, list[zmq.Frame]]:
-        """Send one request and return its answer's header, and body with buffers."""
-        if os.getpid() != self._pid:
-            raise errors.ClientClosed("this client was made in another process: make one here")
-        if not self._lock.acquire(timeout=max(0.0, until - time.monotonic())):
-            raise errors.DeadlineExceeded("another thread's call on this client took all the time")
-        try:
-            if self._closed:
-                raise errors.ClientClosed("this client is closed: make a new one")
-            if self._is_too_large(body):
-                # Or was: a broker that was started again may take more.
-                with contextlib.suppress(errors.PolicyError):
-                    self._ask_limits(min(until, time.monotonic() + _LIMITS_S))
-                self._check_size(body)
-            reply, frames = self._answer(self._header(kind), body, until)
-        except BaseException:
-            # Given up or interrupted: whatever still comes must not find this socket.
-            self._connection.drop()
-            raise
-        finally:
-            self._lock.release()
-        if reply["kind"] == "error":
-            raise errors.from_wire(
-                reply.get("code", ""), reply.get("message", ""), reply.get("retry_after_ms")
-            )
-        return reply, frames
 
-    def _header(self, kind: str) -> Header:
-        id = RequestId(self._uuid, next(self._sequence))
-        return {**self._fields, "kind": kind, "id": id}
+def _fresh_session() -> str:
+    return uuid.uuid4().hex[:8]
 
-    def _answer(self, header: Header, body: _Body, until: float) -> tuple[Header, list[zmq.Frame]]:
-        """Ask until there is an answer: the same id again, whenever the connection was lost."""
-        pause_s = 0.0
-        while True:
-            answer = self._ask(header, body, until)
-            if answer is not None:
-                return answer
-            # A peer that hangs up on every question is not asked as fast as it can be.
-            time.sleep(min(pause_s, max(0.0, until - time.monotonic())))
-            pause_s = min(2 * pause_s or 0.01, 1.0)
-            if body:
-                # It may be another broker now, with other limits; and what is far above them a
-                # broker hangs up on without a word.
-                self._ask_limits(until)
-                self._check_size(body)
 
-    def _ask(
-        self, header: Header, body: _Body, until: float
-    ) -> tuple[Header, list[zmq.Frame]] | None:
-        """Ask once; None if the connection was lost, or time is up."""
-        left_ms = (until - time.monotonic()) * 1e3
-        if left_ms <= 0:
-            raise errors.DeadlineExceeded(f"no answer from {self._connection.endpoint} in time")
-        # The broker gives up a little before we do, so that its reason arrives in time.
-        header["deadline_ms"] = left_ms - min(100.0, 0.1 * left_ms)
-        if not self._connection.send([encode_header(header), *body], until):
-            raise self._connection.failure()
-        frames = self._connection.receive(until)
-        if frames is not None:
-            reply = decode_header(frames[0], TO_CLIENT)
-            # An error about a header that could not be read has no id to carry.
-            answered = reply.get("id")
-            if answered == header["id"] or (answered is None and reply["kind"] == "error"):
-                return reply, frames[1:]
-            logger.warning("dropped an answer to another request")
-        self._connection.drop()
-        return None
-
-    def _ask_limits(self, until: float) -> None:
-        """Learn what the broker takes, if it says so before it is gone again."""
-        answer = self._ask(self._header("ping"), [], until)
-        if answer is not None and answer[0]["kind"] == "pong":
-            self._learn(answer[1])
-
-    def _learn(self, frames: list[zmq.Frame]) -> dict[str, Any]:
-        info = decode_body(frames)
-        self._max_bytes = info.get("max_bytes")
-        return info
-
-    def _is_too_large(self, body: _Body) -> bool:
-        return self._max_bytes is not None and sum(map(len, body)) > self._max_bytes
-
-    def _check_size(self, body: _Body) -> None:
-        if self._is_too_large(body):
-            raise errors.MessageTooLarge(
-                f"the observation has {sum(map(len, body))} bytes, the broker takes "
-                f"{self._max_bytes}: send uint8 images resized with image_tools.resize_with_pad, "
-                "or raise the broker's limits.max_bytes"
-            )
+def _endpoint(given: Any, port: Any) -> str:
+    host = text("host", given, MAX_ENDPOINT)
+    if "://" in host:
+        return host
+    port = integer("port", port, 1, 65535)
+    if host.count(":") == 1 or "]:" in host:
+        raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
+    # Only addresses of IPv6 have colons.
+    return f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _with_options(obs: Observation, **options: Any) -> Observation:

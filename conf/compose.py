@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import os
 import re
 import shlex
 import sys
@@ -230,11 +231,19 @@ def _walk(tree: Any, path: str) -> Iterator[str]:
             yield from _walk(value, here)
 
 
+def _print(text: str) -> None:
+    """Print to a reader that may have seen enough, such as `head`."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:  # Python must not fail once more as it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def command_line(name: str, schema: type[Schema], about: str) -> Schema:
     """Compose from `sys.argv`; `--help` prints and exits 0, a mistake prints one line, exits 2."""
     arguments = sys.argv[1:]
     if any(argument in ("-h", "--help") for argument in arguments):
-        print(f"{about}\n\n{usage(name)}")
+        _print(f"{about}\n\n{usage(name)}")
         raise SystemExit(0)
     flags = [argument for argument in arguments if argument.startswith("-")]
     if flags:

@@ -17,7 +17,7 @@ from zmq.utils.monitor import parse_monitor_message
 
 from client import errors
 from client.connection import reconnect_soon
-from client.keys import Key, verdict
+from client.keys import Key, key_refusal
 from client.wire import TO_WORKER, Header, decode_header, encode_header, receive, send
 from worker.events import Payload, Received
 
@@ -111,7 +111,7 @@ class Connection:
                 if self.is_nearby:
                     self._go_home()
                     return False, ""
-            elif reason := verdict(event, news["value"], self._key):
+            elif reason := key_refusal(event, news["value"], self._key):
                 return False, reason
             else:
                 logger.warning("%s answers, but not as a broker for us", self.endpoint)

@@ -13,6 +13,7 @@ import pytest
 import zmq
 
 from broker.config import BrokerConfig, addresses, nearby_address
+from broker.doors import CannotBind
 from broker.shell import Shell
 from client import ZmqPolicyClient
 from client.wire import TO_WORKER, decode_header, encode_header
@@ -109,7 +110,7 @@ def test_a_socket_file_of_a_living_broker_is_not_taken_away(
 ) -> None:
     front = f"ipc://{tmp_path}/front"
     with broker(front, ports[1]):
-        with pytest.raises(zmq.ZMQError, match="in use"):
+        with pytest.raises(CannotBind, match="in use"):
             Shell(BrokerConfig(frontend=front, backend=ports[2]))
         with ZmqPolicyClient(front, connect_timeout_s=30.0) as client:
             client.ping()

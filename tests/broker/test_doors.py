@@ -51,7 +51,7 @@ def test_a_peer_behind_too_many_routers_is_told_so() -> None:
         socket.send_multipart([*envelope, PING])
         assert socket.poll(30_000)
         answer = socket.recv_multipart()
-    shell.stop()
+    shell.stop("the test is over")
     running.join(30.0)
     assert not running.is_alive()
     assert answer[:-1] == envelope

@@ -349,13 +349,13 @@ FORKED_IN_CALL = """
 import os, signal, sys
 from client import ZmqPolicyClient
 client = ZmqPolicyClient("127.0.0.1", int(sys.argv[1]))
-client._lock.acquire()  # as another thread's `infer` has it
+client._conversation._lock.acquire()  # as another thread's `infer` has it
 child = os.fork()
 if child == 0:
     signal.alarm(5)
     client.close()
     os._exit(17)
-client._lock.release()
+client._conversation._lock.release()
 assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 17
 """
 UNCLOSED = """

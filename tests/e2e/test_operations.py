@@ -111,7 +111,7 @@ def test_json_logs_of_both_processes_name_the_request(site: Site) -> None:
     with site.client(robot="arm-7") as client:
         with pytest.raises(errors.PolicyFailed):
             client.infer({"x": 1})
-        request = client._uuid.hex()[:8]
+        request = client._session.client.hex()[:8]
     for process, level in ((broker, "warning"), (worker, "error")):
         lines = [json.loads(line) for line in process.log.read_text().splitlines()]
         (told,) = (line for line in lines if line.get("request", "").startswith(request))

@@ -118,7 +118,7 @@ def test_a_worker_cannot_serve_another_policy(site: Secured) -> None:
 def test_a_robot_cannot_pose_as_another(site: Secured) -> None:
     with site.client(site.key("arm")) as arm:
         assert_served(arm)
-        stolen = RequestId(arm._uuid, 1)
+        stolen = RequestId(arm._session.client, 1)
         with site.raw(site.port, site.key("leg")) as leg:
             for kind in ("infer", "reset", "metadata", "ping"):
                 answer = ask(leg, kind, stolen, BODY, policy="echo")
@@ -208,7 +208,7 @@ def test_a_revoked_key_is_out_at_the_next_message(site: Secured) -> None:
     site.make("thief", Role.robot)
     os.kill(site.broker.pid, signal.SIGHUP)
     log = site.broker.log
-    until(lambda: "5 peers may come in" in log.read_text())
+    until(lambda: "5 peers may connect" in log.read_text())
     with (
         site.client(site.key("arm")) as arm,
         site.client(site.key("thief"), policy="echo") as thief,
@@ -220,7 +220,7 @@ def test_a_revoked_key_is_out_at_the_next_message(site: Secured) -> None:
         file.write_text(secret)
         file.chmod(0o600)
         os.kill(site.broker.pid, signal.SIGHUP)
-        until(lambda: "4 peers may come in" in log.read_text())
+        until(lambda: "4 peers may connect" in log.read_text())
         with pytest.raises(errors.Forbidden, match="revoked"):
             thief.infer(OBSERVATION)
         with pytest.raises(errors.Forbidden, match="unknown there"), site.client(file):
@@ -246,7 +246,7 @@ def test_a_revoked_worker_leaves(site: Secured) -> None:
     assert site.keys is not None
     site.make("gpu-2", Role.worker, "spare")
     os.kill(site.broker.pid, signal.SIGHUP)
-    until(lambda: site.broker.log.read_text().count("5 peers may come in") == 2)
+    until(lambda: site.broker.log.read_text().count("5 peers may connect") == 2)
     spare = site.start_worker("spare", "policy=null", "name=spare", key=site.key("gpu-2"))
     spare.wait_ready()
     revoke(site.keys, "gpu-2")
@@ -276,7 +276,7 @@ def test_a_wide_port_is_bound_with_keys_or_when_told(tmp_path: Path) -> None:
             ends = (f"frontend=tcp://0.0.0.0:{site.port}", f"backend=tcp://0.0.0.0:{site.back}")
             broker = processes.start(name, "broker", *ends, setting)
             broker.wait_ready()
-            assert ("whoever reaches these ports" in broker.log.read_text()) == (name == "told")
+            assert ("anyone who reaches these ports" in broker.log.read_text()) == (name == "told")
 
 
 def test_a_folder_without_keys_ends_the_broker_with_advice(tmp_path: Path) -> None:

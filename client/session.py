@@ -1,0 +1,251 @@
+"""A client's side of the protocol: what to send, when to send it again, and when to give up.
+
+It knows no socket, no clock and no thread. Its owner tells it what happened, and each method
+returns the one thing to do next:
+
+    ask(kind, body, until, now)   a call begins                              -> Send
+    sent()                        what `Send` asked for has left             -> Wait
+    received(frames, now)         something came on the connection           -> Done, Failed, ...
+    lost(now)                     the connection was lost, in any state      -> Pause
+    wake(now)                     the moment that `Wait` or `Pause` named    -> Send, Failed
+
+    Send      send these frames as soon as there is a connection; at `until`, call `wake`
+    Wait      for an answer or a loss; at `until`, call `wake`
+    Pause     drop the connection, which may hold an answer to something older; at `until`, `wake`
+    Done      the call has its answer
+    Failed    the call has ended with an error; drop the connection, unless it is clean
+
+A request that was sent is sent again, with the same id, after its connection was lost, never on a
+timer; and after a broker said that it stops, once that has had time to come back. Before a body is
+sent again the broker is asked what it takes: it may be another one now, and what is far above its
+limit a broker hangs up on without a word.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import List, NamedTuple, Sequence, Union
+
+import zmq
+
+from client import errors
+from client.body import decode_body
+from client.wire import TO_CLIENT, Header, RequestId, decode_header, encode_header
+
+logger = logging.getLogger(__name__)
+
+LIMITS_S = 1.0  # for asking a broker what it takes, before a body that was too large is refused
+FIRST_PAUSE_S = 0.01  # before the second try; the first comes at once
+LONGEST_PAUSE_S = 1.0
+NOT_YET_S = 0.1  # until metadata are asked for again, while no worker has told any
+
+Body = List[Union[bytes, memoryview]]
+Frames = Sequence[zmq.Frame]
+
+
+class Send(NamedTuple):
+    """Send these frames as soon as there is a connection."""
+
+    frames: Body
+    until: float
+
+
+class Wait(NamedTuple):
+    """Wait for what the connection brings."""
+
+    until: float
+
+
+class Pause(NamedTuple):
+    """Drop the connection and wait; `reason` is for the log, empty where there is none."""
+
+    until: float
+    reason: str = ""
+
+
+class Done(NamedTuple):
+    """The answer's header, and its body with buffers."""
+
+    header: Header
+    frames: Frames
+
+
+class Failed(NamedTuple):
+    """The call's error.
+
+    `is_clean`: nothing can come any more that belongs to this call, so the connection may stay.
+    `is_unsent`: no connection could be had, of which its owner knows more than this does.
+    """
+
+    error: errors.PolicyError
+    is_clean: bool = False
+    is_unsent: bool = False
+
+
+Action = Union[Send, Wait, Pause, Done, Failed]
+
+
+class Session:
+    """One client's calls, one after another. Times are monotonic seconds."""
+
+    def __init__(self, client: bytes, fields: Header, endpoint: str = "the broker") -> None:
+        """`client`: a uuid's 16 bytes. `fields` go into every header and may be changed."""
+        self.fields = fields
+        self.max_bytes: int | None = None  # of a body, as the broker said last
+        self.client = client
+        self._endpoint = endpoint
+        self._sequence = 0
+        self._kind = ""
+        self._id = RequestId(client, 0)
+        self._body: Body = []
+        self._until = 0.0
+        self._pause_s = 0.0
+        self._limits_id: RequestId | None = None  # of the question that is out, if it is that one
+        self._limits_until = 0.0
+        self._is_pausing = self._is_sent = False
+        self._reason: errors.PolicyError | None = None  # why the call has to be tried again
+
+    def ask(self, kind: str, body: Body, until: float, now: float) -> Action:
+        """Begin a call. `until`: when it has to end. Any call before it is forgotten."""
+        self._kind, self._body, self._until = kind, body, until
+        self._id = self._next_id()
+        self._pause_s = 0.0
+        self._reason = None
+        if self._is_too_large():
+            # Or was: a broker that was started again may take more.
+            return self._ask_limits(min(until, now + LIMITS_S), now)
+        return self._send(now)
+
+    def sent(self) -> Action:
+        """What was to be sent has left."""
+        self._is_sent = True
+        return Wait(self._until if self._limits_id is None else self._limits_until)
+
+    def received(self, frames: Frames, now: float) -> Action:
+        """Take in what came on the connection since `Send`."""
+        try:
+            reply = decode_header(frames[0], TO_CLIENT)
+            if self._limits_id is not None:
+                return self._take_limits(reply, frames[1:], now)
+        except errors.PolicyError as error:
+            return Failed(error)
+        answered = reply.get("id")
+        # An error about a header that could not be read has no id to carry.
+        if answered != self._id and (answered is not None or reply["kind"] != "error"):
+            logger.warning("dropped an answer to another request")
+            return self.lost(now)
+        if reply["kind"] == "error":
+            return self._refused(reply, now)
+        return Done(reply, frames[1:])
+
+    def lost(self, now: float) -> Action:
+        """The connection is gone, and with it whatever it was to bring."""
+        pause_s = self._pause_s
+        # A peer that hangs up on every message is not asked as fast as it can be.
+        self._pause_s = min(2 * pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        return self._pause(now + pause_s)
+
+    def wake(self, now: float) -> Action:
+        """The moment has come that the last action named."""
+        if self._is_pausing and now < self._until:
+            self._is_pausing = False
+            return self._ask_limits(self._until, now) if self._body else self._send(now)
+        if self._limits_id is not None and now < self._until:
+            return self._send_if_it_fits(now)  # not told in time: what was known before holds
+        return self._give_up()
+
+    def learn(self, frames: Frames) -> dict[str, object]:
+        """Take over a broker's limits from the body of its `pong`; returns all of that body.
+
+        Raises:
+            errors.ProtocolError: it is not a body.
+        """
+        info = decode_body(frames)
+        limit = info.get("max_bytes")
+        self.max_bytes = limit if isinstance(limit, int) else None
+        return info
+
+    # What goes out.
+
+    def _next_id(self) -> RequestId:
+        id = RequestId(self.client, self._sequence)
+        self._sequence += 1
+        return id
+
+    def _send(self, now: float) -> Action:
+        self._limits_id = None
+        left_ms = (self._until - now) * 1e3
+        if left_ms <= 0:
+            return self._give_up()
+        # The broker gives up a little before we do, so that its reason arrives in time.
+        deadline_ms = left_ms - min(100.0, 0.1 * left_ms)
+        return self._send_frames(self._kind, self._id, deadline_ms, self._body, self._until)
+
+    def _send_frames(
+        self, kind: str, id: RequestId, deadline_ms: float, body: Body, until: float
+    ) -> Send:
+        self._is_pausing = self._is_sent = False
+        header = {**self.fields, "kind": kind, "id": id, "deadline_ms": deadline_ms}
+        return Send([encode_header(header), *body], until)
+
+    def _ask_limits(self, until: float, now: float) -> Action:
+        left_ms = (until - now) * 1e3
+        if left_ms <= 0:
+            return self._give_up()
+        self._limits_id, self._limits_until = self._next_id(), until
+        return self._send_frames("ping", self._limits_id, left_ms, [], until)
+
+    def _send_if_it_fits(self, now: float) -> Action:
+        if self._is_too_large():
+            return Failed(
+                errors.MessageTooLarge(
+                    f"the observation has {_size(self._body)} bytes, the broker takes "
+                    f"{self.max_bytes}: send uint8 images resized with "
+                    "image_tools.resize_with_pad, or raise the broker's limits.max_bytes"
+                ),
+                is_clean=not self._is_sent,
+            )
+        return self._send(now)
+
+    def _is_too_large(self) -> bool:
+        return (
+            self.max_bytes is not None and bool(self._body) and _size(self._body) > self.max_bytes
+        )
+
+    # What came back, or did not.
+
+    def _take_limits(self, reply: Header, frames: Frames, now: float) -> Action:
+        if reply.get("id") != self._limits_id and reply["kind"] != "error":
+            return self.lost(now)
+        self._is_sent = False  # that question is answered, and nothing else is out
+        if reply["kind"] == "pong":
+            self.learn(frames)
+        return self._send_if_it_fits(now)
+
+    def _refused(self, reply: Header, now: float) -> Action:
+        error = errors.from_wire(
+            reply.get("code", ""), reply.get("message", ""), reply.get("retry_after_ms")
+        )
+        is_not_yet = isinstance(error, (errors.NoWorker, errors.WorkerLoading))
+        if isinstance(error, errors.Draining):
+            retry_s = LONGEST_PAUSE_S if error.retry_after_s is None else error.retry_after_s
+        elif is_not_yet and self._kind == "metadata":
+            retry_s = NOT_YET_S
+        else:
+            return Failed(error, is_clean=True)
+        self._reason = error
+        return self._pause(now + max(retry_s, FIRST_PAUSE_S), str(error))
+
+    def _pause(self, until: float, reason: str = "") -> Action:
+        self._is_pausing, self._limits_id = True, None
+        return Pause(min(until, self._until), reason)
+
+    def _give_up(self) -> Action:
+        if self._reason is not None:
+            return Failed(self._reason)
+        error = errors.DeadlineExceeded(f"no answer from {self._endpoint} in time")
+        return Failed(error, is_unsent=not self._is_sent and not self._is_pausing)
+
+
+def _size(body: Body) -> int:
+    return sum(map(len, body))
