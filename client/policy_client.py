@@ -19,8 +19,10 @@ from client.arguments import LONGEST_S, integer, number, seconds, text
 from client.body import decode_body, encode_body
 from client.connection import Connection
 from client.conversation import Conversation
+from client.image_codecs import ImageEncoder
 from client.keys import read_key
-from client.session import Session
+from client.session import Body, Frames, Session
+from client.shared_memory import Regions, host_token
 from client.wire import MAX_INT, MAX_NAME, VERSION, Header
 
 logger = logging.getLogger(__name__)
@@ -56,6 +58,9 @@ class ZmqPolicyClient:
         priority: int = 1,
         copy: bool = False,
         key: str | os.PathLike[str] | None = None,
+        image_codec: str = "raw",
+        jpeg_quality: int = 95,
+        shared_memory: bool = True,
     ) -> None:
         """Connect, waiting for the broker to come up.
 
@@ -72,6 +77,11 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
+            image_codec: how the uint8 images of an observation travel: `raw`, `jpeg` or `png`
+                (see docs/image_codecs.md). Images that are bytes already stay as they are.
+            jpeg_quality: from 1 to 100.
+            shared_memory: let workers of this host and user read large arrays in this process's
+                memory, where there are any. Nothing else depends on it.
 
         Raises:
             Forbidden: the broker doesn't take this key.
@@ -82,6 +92,11 @@ class ZmqPolicyClient:
         self._timeout_s = seconds("timeout_s", timeout_s)
         connect_timeout_s = seconds("connect_timeout_s", connect_timeout_s)
         self._copy = copy
+        self._images = ImageEncoder(
+            text("image_codec", image_codec, MAX_NAME),
+            integer("jpeg_quality", jpeg_quality, 1, 100),
+        )
+        self._regions = Regions()
         fields: Header = {
             "v": VERSION,
             "priority": integer("priority", priority, 0, 9),
@@ -92,7 +107,8 @@ class ZmqPolicyClient:
         if policy is not None:
             fields["policy"] = text("policy", policy, MAX_NAME)
         endpoint = _endpoint(host, port)
-        self._session = Session(uuid.uuid4().bytes, fields, endpoint)
+        token = host_token() if shared_memory else b""
+        self._session = Session(uuid.uuid4().bytes, fields, endpoint, token)
         connection = Connection(endpoint, None if key is None else read_key(key))
         self._conversation = Conversation(self._session, connection)
         try:
@@ -134,9 +150,13 @@ class ZmqPolicyClient:
             seed = integer("seed", seed, 0, MAX_INT)
         started = time.monotonic()
         until = started + left_s
-        body = encode_body(_with_options(obs, noise=noise, seed=seed), copy=self._copy)
+        observation = self._images.encode(_with_options(obs, noise=noise, seed=seed))
+        body = encode_body(observation, copy=self._copy)
         encoded = time.monotonic()
-        header, frames = self._conversation.exchange("infer", body, until)
+        if len(body) > 1 and self._session.memory.is_on:
+            header, frames = self._exchange_in_memory(body, until)
+        else:
+            header, frames = self._conversation.exchange("infer", body, until)
         arrived = time.monotonic()
         result = decode_body(frames)
         finished = time.monotonic()
@@ -202,12 +222,26 @@ class ZmqPolicyClient:
         later one.
         """
         self._conversation.close()
+        self._images.close()
+        self._regions.close()
 
     def __enter__(self) -> ZmqPolicyClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _exchange_in_memory(self, body: Body, until: float) -> tuple[Header, Frames]:
+        region = self._regions.take()
+        try:
+            reference = region.write(body[1:])
+            if reference is None:
+                self._session.memory.failed(time.monotonic())
+            return self._conversation.exchange("infer", body, until, reference)
+        finally:
+            self._regions.give_back(region)
+            if self._conversation.is_closed:
+                self._regions.close()
 
     def _greet(self, timeout_s: float) -> dict[str, Any]:
         until = time.monotonic() + timeout_s

@@ -95,6 +95,7 @@ class SharedMemory:
     def __init__(self) -> None:
         self._fd = -1
         self._size = 0
+        self._owner = 0  # process
         self._nonce = b""
         self._mapping: mmap.mmap | None = None
 
@@ -110,12 +111,12 @@ class SharedMemory:
             ranges.append((start, len(buffer)))
         if end > self._size and not self._make(end):
             return None
-        mapping = self._mapping
-        if mapping is None:
+        mapping, owner = self._mapping, os.getpid()
+        if mapping is None or owner != self._owner:  # of a fork: it is the parent's memory
             return None
         for (start, length), buffer in zip(ranges, buffers):
             mapping[start : start + length] = buffer
-        packed = Reference(os.getpid(), self._fd, self._size, self._nonce, ranges).pack()
+        packed = Reference(owner, self._fd, self._size, self._nonce, ranges).pack()
         return packed if len(packed) <= MAX_MEMORY else None
 
     def close(self) -> None:
@@ -144,7 +145,7 @@ class SharedMemory:
             return False
         self._nonce = os.urandom(NONCE_BYTES)
         mapping[:NONCE_BYTES] = self._nonce
-        self._fd, self._size, self._mapping = fd, size, mapping
+        self._fd, self._size, self._mapping, self._owner = fd, size, mapping, os.getpid()
         return True
 
 
@@ -207,3 +208,26 @@ def host_token() -> bytes:
     if not machine or not hasattr(os, "memfd_create"):
         return b""
     return hashlib.blake2b(machine + str(os.geteuid()).encode(), digest_size=8).digest()
+
+
+class Regions:
+    """The regions of a client whose threads may call it at once: each call has one of its own."""
+
+    def __init__(self) -> None:
+        self._free: list[SharedMemory] = []  # its operations are atomic
+
+    def take(self) -> SharedMemory:
+        """The region that was used last, whose memory is warm, or a new one."""
+        try:
+            return self._free.pop()
+        except IndexError:
+            return SharedMemory()
+
+    def give_back(self, region: SharedMemory) -> None:
+        """For the next call."""
+        self._free.append(region)
+
+    def close(self) -> None:
+        """Give the memory of all that nobody uses back."""
+        while self._free:
+            self.take().close()

@@ -31,7 +31,7 @@ def broker(frontend: str, backend: str) -> Iterator[Shell]:
     try:
         yield shell
     finally:
-        shell.stop()
+        shell.stop("the test is over")
         running.join(30.0)
         assert not running.is_alive()
 
