@@ -215,6 +215,11 @@ class ZmqPolicyClient:
         _, frames = self._conversation.exchange("status", [], time.monotonic() + self._timeout_s)
         return decode_body(frames)
 
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether the next observation's large arrays go through memory and not through sockets."""
+        return self._session.memory.is_on
+
     def close(self) -> None:
         """End this client; may be called twice, from any thread and from a signal handler.
 

@@ -106,8 +106,7 @@ class InferenceThread(threading.Thread):
             warm_up = getattr(self._policy, "warm_up", None)
             self.report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
             while True:
-                for answer in self._answers(self._next_batch()):
-                    self.report(answer)
+                self._run_batch()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
             self.report(Broken(error))
 
@@ -115,6 +114,12 @@ class InferenceThread(threading.Thread):
         """Add a report; any thread may."""
         self.reports.append(report)
         os.eventfd_write(self.wake_fd, 1)
+
+    def _run_batch(self) -> None:
+        # By itself, so that no variable holds the last observation, which may lie in a robot's
+        # memory, while this waits for the next.
+        for answer in self._answers(self._next_batch()):
+            self.report(answer)
 
     def _next_batch(self) -> list[Job]:
         jobs = [self._jobs.get()]

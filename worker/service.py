@@ -100,8 +100,7 @@ class Service:
             if is_due:
                 self._intake.tidy(time.monotonic())
                 self._tell(Tick())
-            for report in self._inference.take_reports():
-                self._take_report(report)
+            self._take_reports()
             # Last, since sending may consume the edge by which the socket's descriptor tells of
             # a message; and the inference thread gets its jobs when we are about to sleep.
             for message in self._connection.received():
@@ -158,6 +157,11 @@ class Service:
             if is_free and self._connection.approach(header.get("ipc", ""), time.monotonic()):
                 return  # the broker will say it again there
         self._tell(message)
+
+    def _take_reports(self) -> None:
+        # By itself, so that no variable holds the last observation until the next comes.
+        for report in self._inference.take_reports():
+            self._take_report(report)
 
     def _take_report(self, report: Report) -> None:
         if isinstance(report, Answer):

@@ -44,7 +44,7 @@ CODECS = (
 )
 
 
-def with_images(observation: dict[str, Any], change: Callable[[Picture], Picture]) -> Any:
+def with_images(observation: dict[str, Any], change: Callable[[Picture], Any]) -> Any:
     """The observation, each image of it changed; images are what the client takes for some."""
     return {
         key: with_images(value, change)

@@ -48,6 +48,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
     architectures: ClassVar[tuple[Architecture, ...]]
     """Those that this policy can serve."""
+    reads_only = True
 
     def __init__(
         self,
@@ -84,6 +85,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self._runner: RunnerOf | None = None
         self.digest: str | None = None
         check_fit(env, model)
+        self.image_layouts = {spec.path: spec.layout for spec in find_robot(env.robot).images}
         with checkpoints.readable():
             complete = self._sources.missing(self._cache) is None
         if complete:

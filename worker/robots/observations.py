@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from client.errors import BadObservation
 from worker.config import IMAGE_SIZE
+from worker.images import decode_image, is_encoded
 
 Array = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
@@ -61,7 +62,10 @@ class Vector:
 
 @dataclass(frozen=True)
 class Image:
-    """One camera. `camera` is the model's name for it; None: accepted and unused."""
+    """One camera, as an array or as the bytes of a JPEG, PNG or WebP file.
+
+    `camera` is the model's name for it; None: accepted and unused.
+    """
 
     path: tuple[str, ...]
     camera: str | None
@@ -72,13 +76,21 @@ class Image:
     def describe(self) -> dict[str, Any]:
         """The field for people and for metadata."""
         shape: list[Any] = ["H", "W", 3] if self.channels_last else [3, "H", "W"]
-        dtype = "uint8, or float in [0, 1]"
+        dtype = "uint8, or float in [0, 1]; or the bytes of a JPEG, PNG or WebP file"
         return {"shape": shape, "dtype": dtype, "optional": self.optional}
+
+    @property
+    def layout(self) -> str:
+        """Of the array that stands for a file: see `worker.images`."""
+        return "hwc" if self.channels_last else "chw"
 
     def parse(self, value: Any) -> Picture:
         """`value` as uint8 (H, W, 3). Raises `BadObservation`."""
         layouts = "(3, H, W) or (H, W, 3)" if self.channels_last else "(3, H, W)"
         expected = f"an image of shape {layouts}, uint8 or float in [0, 1]"
+        if is_encoded(value):
+            pixels = decode_image(value, key_name(self.path))
+            value = pixels if self.channels_last else pixels.transpose(2, 0, 1)
         array = value if isinstance(value, np.ndarray) else None
         if array is None or array.ndim != 3 or not _is_picture_dtype(array.dtype):
             raise _bad(self.path, expected, value)
