@@ -50,7 +50,7 @@ class _Encoded(NamedTuple):
 def is_encoded(value: Any) -> bool:
     """Could it be a compressed image: bytes, or a one-dimensional uint8 array of them?"""
     if isinstance(value, np.ndarray):
-        return value.ndim == 1 and value.dtype == np.uint8
+        return value.ndim == 1 and value.dtype.char == "B"
     return isinstance(value, bytes | bytearray | memoryview)
 
 
@@ -123,15 +123,17 @@ class ImageDecoder:
         task.run(found[0], files[0])
 
     def _find(self, tree: Mapping[Any, Any], at: Path) -> Iterator[_Encoded]:
+        # Every request comes through here, and most hold nothing to find.
         for key, value in tree.items():
-            path = (*at, key)
-            if isinstance(value, dict):
+            if type(value) is dict:
                 if MARK in value:
-                    yield _marked(value, path)
-                elif len(path) < _MAX_DEPTH:
-                    yield from self._find(value, path)
-            elif path in self._layouts and is_encoded(value):
-                yield _Encoded(path, _bytes_of(value), self._layouts[path])
+                    yield _marked(value, (*at, key))
+                elif len(at) < _MAX_DEPTH:
+                    yield from self._find(value, (*at, key))
+            elif type(value) is not str and is_encoded(value):
+                path = (*at, key)
+                if path in self._layouts:
+                    yield _Encoded(path, _bytes_of(value), self._layouts[path])
 
 
 class _Task:

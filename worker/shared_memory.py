@@ -33,9 +33,21 @@ MOST_BYTES = 2**30  # of all of them; memory that the robots have allocated, map
 _SLACK = 2**20  # of a file beyond what a request may hold: alignment and its owner's rounding
 
 
+Key = tuple[int, int, bytes]
+"""Whose memory it is: process id, file descriptor and nonce."""
+
+
 class _Mapping(NamedTuple):
     memory: memoryview
     file: tuple[int, int]  # device and inode, by which it is known again
+
+
+class _Views(NamedTuple):
+    """What a reference led to the last time; a robot's observations are alike."""
+
+    packed: bytes
+    key: Key
+    views: list[memoryview]
 
 
 class Mappings:
@@ -44,7 +56,9 @@ class Mappings:
     def __init__(self, max_bytes: int) -> None:
         """`max_bytes`: the largest message that is allowed, by whatever way it comes."""
         self.max_bytes = max_bytes
-        self._mappings: OrderedDict[tuple[int, int, bytes], _Mapping] = OrderedDict()
+        self._mappings: OrderedDict[Key, _Mapping] = OrderedDict()
+        self._last: dict[Key, _Views] = {}
+        self._by_reference: dict[bytes, _Views] = {}
         self._bytes = 0
 
     def __len__(self) -> int:
@@ -57,6 +71,10 @@ class Mappings:
             ProtocolError: the field is no reference.
             MemoryUnreachable: it leads to nothing that may be read; the robot sends bytes instead.
         """
+        known = self._by_reference.get(packed)
+        if known is not None:
+            self._mappings.move_to_end(known.key)
+            return known.views
         reference = Reference.unpack(packed)
         key = reference.pid, reference.fd, reference.nonce
         mapping = self._mappings.get(key)
@@ -66,7 +84,11 @@ class Mappings:
             raise MemoryUnreachable("the memory has another size than before")
         else:
             self._mappings.move_to_end(key)
-        return [mapping.memory[start : start + length] for start, length in reference.ranges]
+        views = [mapping.memory[start : start + length] for start, length in reference.ranges]
+        if key in self._mappings:
+            self._forget_views(key)
+            self._last[key] = self._by_reference[packed] = _Views(packed, key, views)
+        return views
 
     def forget_closed(self) -> None:
         """Drop the mappings whose owner has closed its file, or has ended."""
@@ -97,14 +119,20 @@ class Mappings:
                 f"the robot's memory cannot be opened ({error.strerror}): send the arrays as bytes"
             ) from error
 
-    def _keep(self, key: tuple[int, int, bytes], mapping: _Mapping) -> _Mapping:
+    def _forget_views(self, key: Key) -> None:
+        known = self._last.pop(key, None)
+        if known is not None:
+            del self._by_reference[known.packed]
+
+    def _keep(self, key: Key, mapping: _Mapping) -> _Mapping:
         self._mappings[key] = mapping
         self._bytes += len(mapping.memory)
         while len(self._mappings) > MOST_MAPPINGS or self._bytes > MOST_BYTES:
             self._drop(next(iter(self._mappings)))
         return mapping
 
-    def _drop(self, key: tuple[int, int, bytes]) -> None:
+    def _drop(self, key: Key) -> None:
+        self._forget_views(key)
         # Requests in hand may still hold parts of it: the last one unmaps it.
         self._bytes -= len(self._mappings.pop(key).memory)
 

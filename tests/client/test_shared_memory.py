@@ -20,6 +20,7 @@ from client.shared_memory import (
     TRUSTED_AFTER,
     Negotiation,
     Reference,
+    Regions,
     SharedMemory,
 )
 from client.wire import MAX_FRAMES, MAX_MEMORY
@@ -205,3 +206,28 @@ def test_after_many_successes_a_failure_costs_little_again() -> None:
         talk.answered(None)
     talk.failed(0.0)
     assert talk.offer(FIRST_PAUSE_S) == {"host": b"here"}
+
+
+def test_a_forked_child_does_not_write_into_its_parents_memory() -> None:
+    memory = SharedMemory()
+    reference = write(memory, b"parent")
+    child = os.fork()
+    if not child:
+        os._exit(0 if memory.write([b"child!"]) is None else 1)
+    _, status = os.waitpid(child, 0)
+    assert status == 0
+    assert stored(reference) == [b"parent"]
+    memory.close()
+
+
+def test_calls_at_once_have_regions_of_their_own_and_later_ones_reuse_them() -> None:
+    regions = Regions()
+    first, second = regions.take(), regions.take()
+    assert first is not second
+    write(first, b"a")
+    regions.give_back(first)
+    assert regions.take() is first
+    regions.give_back(first)
+    regions.give_back(second)
+    regions.close()
+    assert regions.take() not in (first, second)

@@ -283,3 +283,14 @@ def test_a_robot_in_another_container_is_neither_offered_nor_found(mappings: Map
     with pytest.raises(MemoryUnreachable):
         mappings.read(other.write(7))
     other.kill()
+
+
+def test_other_ranges_of_the_same_memory_are_read_anew(robot: Robot, mappings: Mappings) -> None:
+    reference = Reference.unpack(robot.write(7))
+    ((start, _),) = reference.ranges
+    for lengths in ([1000], [10, 20], [1000], [5]):
+        ranges = [(start, length) for length in lengths]
+        for _ in range(2):
+            views = mappings.read(reference._replace(ranges=ranges).pack())
+            assert [len(view) for view in views] == lengths
+    assert len(mappings) == len(mapped()) == 1
