@@ -9,7 +9,7 @@
     views            dispatch, names, status
     state            inflight, workers
     records          accounts, outbox, requests, security, telemetry
-    vocabulary       agenda, config, events, signals, states
+    vocabulary       agenda, config, events, states
 
 Below all of them are `client`, for what goes over the wire, and `conf`, for settings and logs.
 

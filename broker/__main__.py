@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from broker import signals
+from conf import signals
 
 if __name__ == "__main__":  # before the imports that take a second
     signals.end_while_starting()
@@ -24,14 +24,14 @@ except ModuleNotFoundError as _error:
         "pip install 'zmq-policy-broker[broker]'",
         file=sys.stderr,
     )
-    sys.exit(2)
+    sys.exit(2)  # as any other mistake in how it is set up
 from broker.doors import CannotBind
 from broker.shell import Shell
 from conf.logs import set_up
 
 logger = logging.getLogger("broker")
 
-MISCONFIGURED, CANNOT_BIND = 2, 3
+BUG, MISCONFIGURED, CANNOT_BIND = 1, 2, 3
 _ABOUT = f"""{__doc__}
 
 usage: python -m broker [KEY=VALUE ...]
@@ -63,7 +63,11 @@ def main() -> int:
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
     # What is loaded by now stays for good: garbage collection need not visit it again.
     gc.freeze()
-    shell.run()
+    try:
+        shell.run()
+    except Exception:
+        logger.exception("stopped by a bug: please report it")
+        return BUG
     logger.info("stopped")
     return 0
 

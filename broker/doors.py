@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import errno
 import logging
-import socket
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
+from socket import AF_UNIX
+from socket import socket as UnixSocket
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -23,6 +25,7 @@ Socket = zmq.Socket[bytes]
 HANDSHAKE_MS = 3_000  # a connection whose handshake takes longer is closed
 _BACKLOG = 1024
 _KEPT = 16
+_PROBE_S = 1.0
 _MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
 
 # Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
@@ -124,30 +127,35 @@ def _open(
     for endpoint in addresses(setting):
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         try:
-            _check_is_free(endpoint)
+            _check_path(endpoint)
             socket.bind(endpoint)
-        except zmq.ZMQError as error:
-            raise CannotBind(_reason(name, endpoint, error)) from error
+        except (OSError, zmq.ZMQError) as error:
+            socket.close()
+            raise CannotBind(_reason(name, endpoint, error.errno, str(error))) from error
     return socket
 
 
-def _check_is_free(endpoint: str) -> None:
-    """Refuse a path that somebody listens on: libzmq would take it away from a living broker.
-
-    A socket file that was left behind by a killed one has no listener, and is replaced.
+def _check_path(endpoint: str) -> None:
+    """Refuse a path that another process listens at, or a file: libzmq would replace both.
 
     Raises:
-        zmq.ZMQError: it is in use.
+        OSError: what is there must stay; its `errno` says why.
     """
-    path = endpoint.removeprefix("ipc://")
-    if path == endpoint or path.startswith("@"):
+    scheme, _, path = endpoint.partition("://")
+    if scheme != "ipc" or not Path(path).exists():
         return
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if probe.connect_ex(path) == 0:
-            raise zmq.ZMQError(errno.EADDRINUSE)
+    if not Path(path).is_socket():
+        raise OSError(errno.EEXIST, "no socket")
+    with UnixSocket(AF_UNIX) as probe:
+        probe.settimeout(_PROBE_S)
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            return  # a process that was killed has left it behind
+    raise OSError(errno.EADDRINUSE, "in use")
 
 
-def _reason(name: str, endpoint: str, error: zmq.ZMQError) -> str:
+def _reason(name: str, endpoint: str, number: int | None, otherwise: str) -> str:
     """Why a door cannot be bound, and what to do; a door has the name of its setting."""
     port = endpoint.rpartition(":")[2]
     advice = {
@@ -157,11 +165,12 @@ def _reason(name: str, endpoint: str, error: zmq.ZMQError) -> str:
         f"of them with {name}=tcp://0.0.0.0:{port}",
         errno.ENODEV: "this machine has no address or network interface of that name. Bind to one "
         f"of its own, or to all of them with {name}=tcp://0.0.0.0:{port}",
+        errno.EEXIST: "a file of that name is there, and it is no socket. Choose another path",
         errno.EACCES: "it is not allowed. Choose a port from 1024 on, or a folder that may be "
         "written to",
         errno.ENOENT: "its folder does not exist. Make it first",
     }
-    return f"cannot bind {name}={endpoint}: {advice.get(error.errno or 0, str(error))}"
+    return f"cannot bind {name}={endpoint}: {advice.get(number or 0, otherwise)}"
 
 
 def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:

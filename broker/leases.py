@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections import Counter
 
@@ -16,10 +17,11 @@ from broker.states import RequestState, WorkerState
 from broker.telemetry import Telemetry
 from broker.workers import Lease, Pool, Worker
 from client import errors
-from client.wire import VERSION, Header
+from client.wire import MAX_STAGES, VERSION, Header
 
 # What robot and worker tell each other of shared memory; a broker need not understand it.
 PASSED_ON = ("host", "memory")
+_OUR_STAGES = 2  # of timing: the wait in the queue, and the worker's time seen from here
 MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
 
 
@@ -78,6 +80,8 @@ class Leases:
         if lease is None:
             return
         request, timing = lease.request, message.header.get("timing", {})
+        if len(timing) > MAX_STAGES - _OUR_STAGES:  # or the client could not take it in
+            timing = dict(itertools.islice(timing.items(), MAX_STAGES - _OUR_STAGES))
         timing["queue_ms"] = lease.waited_s * 1e3
         timing["worker_ms"] = (now - lease.started_at) * 1e3
         self._telemetry.answered(timing["queue_ms"], timing["worker_ms"], now)

@@ -24,9 +24,7 @@ class Outbox:
     def refuse(self, envelope: Payload, request: Header, error: errors.PolicyError) -> None:
         """Answer a robot's message with an error."""
         self._counters[f"error {error.code()}"] += 1
-        header = _reply_header(request, "error")
-        header.update(errors.to_wire(error))
-        self.commands.append(ToRobot(envelope, header))
+        self.commands.append(ToRobot(envelope, error_header(request, error)))
 
     def tell(self, worker: bytes, kind: str, payload: Payload = (), **fields: object) -> None:
         """Send a worker a message with these header fields."""
@@ -36,6 +34,13 @@ class Outbox:
     def log(self, level: int, text: str, **about: str) -> None:
         """Write a line to the log; `about` names the request, worker or robot that it concerns."""
         self.commands.append(Log(level, text, about))
+
+
+def error_header(request: Header, error: errors.PolicyError) -> Header:
+    """The header that answers a request, as far as it could be read, with an error."""
+    header = _reply_header(request, "error")
+    header.update(errors.to_wire(error))
+    return header
 
 
 def _reply_header(request: Header, kind: str) -> Header:

@@ -116,9 +116,7 @@ class Robots:
             before = waiting.served_before(request)
             wait_s = self._leases.wait_s(policy, before)
             if wait_s > left_s:
-                reason = (
-                    f"{before} requests are before it, so its turn would come after its deadline"
-                )
+                reason = f"{before} requests are before it: its turn would come after its deadline"
         if not reason:
             return
         error = errors.Overloaded(f"{reason}; try again later or start more workers")

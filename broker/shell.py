@@ -32,12 +32,12 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from broker.outbox import error_header
 from broker.security import BACKEND, FRONTEND
 from client import errors
 from client.wire import (
     FROM_CLIENT,
     FROM_WORKER,
-    VERSION,
     Frame,
     Header,
     decode_header,
@@ -189,7 +189,7 @@ class Shell:
             "this port is for robots: workers connect to the broker's backend, "
             f"{self._config.backend} here"
         )
-        self._refuse(self._frontend, frames[:1], error)
+        self._refuse(self._frontend, frames[:1], error, {})
 
     def _serve_backend(self) -> None:
         for _ in range(_BATCH):
@@ -202,7 +202,7 @@ class Shell:
                     "this port is for workers: robots connect to the broker's frontend, "
                     f"{self._config.frontend} here"
                 )
-                self._refuse(self._backend, frames[:2], error)
+                self._refuse(self._backend, frames[:2], error, {})
                 continue
             try:
                 check_frames(frames[:1], frames[1:])
@@ -210,7 +210,7 @@ class Shell:
                 if self._guard is not None:
                     self._guard.admit_worker(_key_of(frames[0]), worker, header)
             except errors.PolicyError as error:
-                self._refuse(self._backend, frames[:1], error)
+                self._refuse(self._backend, frames[:1], error, {})
                 if isinstance(error, errors.Forbidden):
                     self._do(WorkerUnreachable(worker), time.monotonic())
                 continue
@@ -251,12 +251,10 @@ class Shell:
         socket: Socket,
         envelope: Sequence[Frame],
         error: errors.PolicyError,
-        request: Header | None = None,
+        request: Header,
     ) -> None:
         self.counters[f"refused: {error.code()}"] += 1
-        header = {"v": VERSION, "kind": "error", **errors.to_wire(error)}
-        if request and "id" in request:
-            header["id"] = request["id"]
+        header = error_header(request, error)
         if isinstance(error, errors.Forbidden):
             about = {"request": str(header["id"])} if "id" in header else {}
             logger.warning("refused a message: %s", error, extra={"about": about})

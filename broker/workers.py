@@ -47,9 +47,7 @@ class Worker:
     is_timed: bool = False  # False: `mean_s` is a guess
     recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
     leased_at: float = 0.0  # when it was last given work
-    free: dict[bytes, Worker] = field(
-        default_factory=dict
-    )  # all workers of its policy that have a free slot
+    free: dict[bytes, Worker] = field(default_factory=dict)  # those of its policy with a free slot
 
     @property
     def name(self) -> str:
@@ -118,9 +116,7 @@ class Pool:
     """All workers, by routing id and by the policy that they serve."""
 
     by_id: dict[bytes, Worker] = field(default_factory=dict)
-    by_policy: dict[str, dict[bytes, Worker]] = field(
-        default_factory=dict
-    )  # names are never removed
+    by_policy: dict[str, dict[bytes, Worker]] = field(default_factory=dict)  # names stay for good
     free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
     left_at: dict[str, float] = field(default_factory=dict)  # when a policy last lost a worker
     metadata: dict[str, Payload] = field(default_factory=dict)  # by policy, never removed

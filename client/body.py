@@ -6,21 +6,25 @@ Large arrays travel behind the body as frames of their own, so nobody on the way
     {"nd": true, "type": "<f4", "kind": "", "shape": [...], "data": …}  inline (msgpack-numpy)
     {"nd": false, "type": "<f4", "data": …}                             a numpy scalar
 
-The inline forms are msgpack-numpy's; keys may be strings or bytes when decoding. Maps that hold
-these keys are taken for arrays, so `nd` and `__buffer__` are reserved names.
+The inline forms are msgpack-numpy's, which writes and reads them here; keys may be strings or
+bytes when decoding. Maps that hold these keys are taken for arrays, so `nd` and `__buffer__` are
+reserved names.
 
-msgpack-numpy itself is not used to decode: its object dtype calls pickle. Here a dtype is a
-short string that must match `_DTYPE`, which has no way to spell an object or a structure.
+msgpack-numpy unpickles what says that it holds objects, so it gets nothing from outside but what
+was checked: a dtype is a short string that must match `_DTYPE`, which has no way to spell an object
+or a structure, and the field that would say so is never handed on.
 """
 
 from __future__ import annotations
 
+import enum
 import functools
 import re
 import sys
 from typing import Any, Sequence, Union
 
 import msgpack
+import msgpack_numpy
 import numpy as np
 
 from client.errors import BadObservation, ProtocolError
@@ -35,7 +39,9 @@ _KINDS = "biufcmMSU"  # bool, integers, floats, complex, durations, times, bytes
 _DTYPE = re.compile(
     r"[<>|=](?:[bufciSU][1-9]\d{0,8}|[mM]8(?:\[(?:[1-9]\d{0,5})?[a-zA-Zμ]{1,2}\])?)", re.ASCII
 )
-_BYTES_KEYS = {b"nd": "nd", b"type": "type", b"shape": "shape", b"data": "data", b"kind": "kind"}
+_NUMBERS = frozenset("?bhilqBHILQefdFD")  # what msgpack-numpy can take the bytes of
+_PLAIN: tuple[Any, ...] = (dict, list, str, bytes, float, int)
+_TEXT_KEYS = {b"nd": "nd", b"type": "type", b"shape": "shape", b"data": "data", b"kind": "kind"}
 
 Buffer = Union[Frame, memoryview]
 
@@ -86,13 +92,17 @@ class _Encoder:
         if isinstance(value, (np.str_, np.bytes_)):
             return value.item()
         if isinstance(value, np.generic):
-            return {"nd": False, "type": _dtype_name(value.dtype), "data": value.tobytes()}
+            return _inline(value)
         if isinstance(value, complex):
             return self._convert(np.complex128(value))
         if isinstance(value, tuple):
             return list(value)
-        if isinstance(value, dict):
-            return dict(value)
+        if isinstance(value, enum.Enum) and not isinstance(value, (str, int, float, bytes)):
+            return value.value
+        if type(value) not in _PLAIN:
+            for plain in _PLAIN:  # strict_types asks about their subclasses
+                if isinstance(value, plain):
+                    return "".join(value) if isinstance(value, str) else plain(value)
         if type(value) is int:  # msgpack takes those that fit by itself
             raise TypeError(f"{value} cannot be sent: integers go from -2^63 to 2^64 - 1")
         raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
@@ -102,7 +112,7 @@ class _Encoder:
             raise TypeError("a masked array cannot be sent: fill it first")
         dtype, shape = _dtype_name(array.dtype), list(array.shape)
         if array.nbytes < LARGE or len(self.large) >= self._room:
-            return {"nd": True, "type": dtype, "kind": "", "shape": shape, "data": array.tobytes()}
+            return _inline(array)
         if self._copy or not array.flags.c_contiguous:
             array = np.array(array, order="C")
         self.large.append(array.reshape(-1).view(np.uint8).data)
@@ -143,9 +153,9 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
             used[index] = True
             return _array(value.get("dtype"), value.get("shape"), frames[index + 1])
         if b"nd" in value:
-            value = {_BYTES_KEYS.get(key, key): member for key, member in value.items()}
+            value = {_TEXT_KEYS.get(key, key): member for key, member in value.items()}
         if type(value.get("nd")) is bool and "type" in value and "data" in value:
-            return _inline(value)
+            return _from_inline(value)
         return value
 
     if not frames:
@@ -163,17 +173,43 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
     return body
 
 
-def _inline(value: dict[Any, Any]) -> Any:
+def _inline(value: Any) -> dict[str, Any]:
+    """An array or a numpy scalar in msgpack-numpy's form, with keys that every language reads."""
+    name = _dtype_name(value.dtype)
+    if value.dtype.char in _NUMBERS:
+        form: dict[bytes, Any] = msgpack_numpy.encode(value)
+        return {_TEXT_KEYS[key]: "" if key == b"kind" else form[key] for key in form}
+    data = value.tobytes()
+    if isinstance(value, np.ndarray):
+        return {"nd": True, "type": name, "kind": "", "shape": value.shape, "data": data}
+    return {"nd": False, "type": name, "data": data}
+
+
+def _from_inline(value: dict[Any, Any]) -> Any:
     data = value["data"]
     if type(data) is not bytes:
         raise ProtocolError(f"an inline array's data is {type(data).__name__}: bytes are expected")
-    if value["nd"]:
-        # A bytearray is writable, and so is the array over it.
-        return _array(value["type"], value.get("shape"), bytearray(data))
-    return _array(value["type"], [], data)[()]
+    shape = value.get("shape") if value["nd"] else []
+    dtype = _checked_dtype(value["type"], shape, data)
+    # A bytearray is writable, and so is the array over it.
+    data = bytearray(data) if value["nd"] else data
+    form = {b"nd": value["nd"], b"type": dtype.str, b"shape": shape, b"data": data}
+    try:
+        return msgpack_numpy.decode(form)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"an array of shape {show(shape)} cannot be: {error}") from error
 
 
 def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
+    dtype = _checked_dtype(name, shape, data)
+    try:
+        return np.ndarray(shape, dtype, data)
+    except (ValueError, TypeError) as error:
+        raise ProtocolError(f"an array of shape {show(shape)} cannot be: {error}") from error
+
+
+def _checked_dtype(name: Any, shape: Any, data: Any) -> np.dtype[Any]:
+    """The dtype of an array that came, once its name, its shape and its size agree."""
     if isinstance(name, bytes):
         name = name.decode("latin-1")
     if not isinstance(name, str):
@@ -195,10 +231,7 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
     if dtype.kind == "U" and np.any(np.frombuffer(data, dtype.str[0] + "u4") > sys.maxunicode):
         # numpy would let it pass, and raise SystemError to whoever looks at it.
         raise ProtocolError(f"an array of dtype {name} has characters that Unicode has not")
-    try:
-        return np.ndarray(shape, dtype, data)
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"an array of shape {show(shape)} cannot be: {error}") from error
+    return dtype
 
 
 @functools.lru_cache(maxsize=256)

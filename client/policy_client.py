@@ -23,7 +23,7 @@ from client.image_codecs import ImageEncoder
 from client.keys import read_key
 from client.session import Body, Frames, Session
 from client.shared_memory import Regions, host_token
-from client.wire import MAX_INT, MAX_NAME, VERSION, Header
+from client.wire import MAX_NAME, VERSION, Header
 
 logger = logging.getLogger(__name__)
 
@@ -141,13 +141,13 @@ class ZmqPolicyClient:
 
         Raises:
             errors.PolicyError: one of its subclasses, see `client.errors`.
-            ValueError: `deadline_s` is not a number, or `seed` not a whole one.
+            ValueError: `deadline_s` is not a number.
         """
         left_s = self._timeout_s
         if deadline_s is not None:
             left_s = min(number("deadline_s", deadline_s), LONGEST_S)
         if seed is not None:
-            seed = integer("seed", seed, 0, MAX_INT)
+            seed = _seed(seed)
         started = time.monotonic()
         until = started + left_s
         observation = self._images.encode(_with_options(obs, noise=noise, seed=seed))
@@ -278,6 +278,15 @@ def _endpoint(given: Any, port: Any) -> str:
 def _with_options(obs: Observation, **options: Any) -> Observation:
     given = {name: value for name, value in options.items() if value is not None}
     return {**obs, **given} if given and isinstance(obs, dict) else obs
+
+
+def _seed(given: Any) -> int:
+    try:
+        return integer("seed", given, 0, 2**64 - 1)
+    except ValueError:
+        raise errors.BadObservation(
+            f"seed: a whole number from 0 to 2^64 - 1 is expected, not {given!r}"
+        ) from None
 
 
 def _accounted(server: dict[str, float]) -> float:

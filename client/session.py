@@ -113,7 +113,7 @@ class Session:
         self._until = 0.0
         self._pause_s = 0.0
         self._limits_id: RequestId | None = None  # of the question that is out, if it is that one
-        self._limits_until = 0.0
+        self._limits_until = 0.0  # until when it is worth asking for limits
         self._is_pausing = self._is_sent = False
         self._reason: errors.PolicyError | None = None  # why the call has to be tried again
 
@@ -131,7 +131,8 @@ class Session:
         self._reason = None
         if self._is_too_large():
             # Or was: a broker that was started again may take more.
-            return self._ask_limits(min(until, now + LIMITS_S), now)
+            self._limits_until = min(until, now + LIMITS_S)
+            return self._ask_limits(now)
         return self._send(now)
 
     def sent(self) -> Action:
@@ -167,12 +168,11 @@ class Session:
 
     def wake(self, now: float) -> Action:
         """The moment has come that the last action named."""
-        if self._is_pausing and now < self._until:
-            self._is_pausing = False
-            return self._ask_limits(self._until, now) if self._body else self._send(now)
-        if self._limits_id is not None and now < self._until:
+        if now >= self._until:
+            return self._give_up()
+        if now >= self._limits_until:
             return self._send_if_it_fits(now)  # not told in time: what was known before holds
-        return self._give_up()
+        return self._ask_limits(now) if self._body else self._send(now)
 
     def learn(self, frames: Frames) -> dict[str, object]:
         """Take over a broker's limits from the body of its `pong`; returns all of that body.
@@ -193,7 +193,7 @@ class Session:
         return id
 
     def _send(self, now: float) -> Action:
-        self._limits_id = None
+        self._limits_id, self._limits_until = None, self._until
         left_ms = (self._until - now) * 1e3
         if left_ms <= 0:
             return self._give_up()
@@ -214,12 +214,11 @@ class Session:
         header = {**self.fields, "kind": kind, "id": id, **fields}
         return Send([encode_header(header), *body], until)
 
-    def _ask_limits(self, until: float, now: float) -> Action:
-        left_ms = (until - now) * 1e3
-        if left_ms <= 0:
-            return self._give_up()
-        self._limits_id, self._limits_until = self._next_id(), until
-        return self._send_frames("ping", self._limits_id, {"deadline_ms": left_ms}, [], until)
+    def _ask_limits(self, now: float) -> Action:
+        self._limits_id = self._next_id()
+        left_ms = (self._limits_until - now) * 1e3
+        fields: Header = {"deadline_ms": left_ms}
+        return self._send_frames("ping", self._limits_id, fields, [], self._limits_until)
 
     def _send_if_it_fits(self, now: float) -> Action:
         if self._is_too_large():
@@ -268,7 +267,7 @@ class Session:
 
     def _pause(self, until: float, reason: str = "") -> Action:
         self._is_pausing, self._limits_id = True, None
-        return Pause(min(until, self._until), reason)
+        return Pause(min(until, self._limits_until), reason)
 
     def _give_up(self) -> Action:
         if self._reason is not None:

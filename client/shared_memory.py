@@ -97,7 +97,8 @@ class SharedMemory:
         self._size = 0
         self._owner = 0  # process
         self._nonce = b""
-        self._said: tuple[list[tuple[int, int]] | None, bytes] = None, b""  # ranges, and the reference
+        # The last reference, and the ranges in it.
+        self._said: tuple[list[tuple[int, int]] | None, bytes] = None, b""
         self._mapping: mmap.mmap | None = None
 
     def write(self, buffers: Sequence[bytes | memoryview]) -> bytes | None:

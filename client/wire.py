@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import reprlib
-from typing import Any, Callable, Dict, NamedTuple, Sequence, Union
+from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple, Union
 
 import msgpack
 import zmq
@@ -25,16 +25,27 @@ MAX_FRAMES = 64  # of one message, header and body included
 MAX_NAME = 128  # characters in a name of anything
 MAX_HOST = 16  # bytes by which processes of one host know each other
 MAX_MEMORY = 1024  # bytes of a reference to shared memory
+MAX_STAGES = 32  # of timing that one message may tell
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
 _SHOWN = 200  # characters of a value in an error message
 
-FROM_CLIENT = frozenset({"infer", "reset", "metadata", "ping", "status"})
-TO_CLIENT = frozenset({"result", "error", "pong"})
-FROM_WORKER = frozenset({"hello", "ready", "heartbeat", "result", "failure", "goodbye"})
-TO_WORKER = frozenset({"welcome", "infer", "heartbeat", "who", "error"})
-KINDS = FROM_CLIENT | TO_CLIENT | FROM_WORKER | TO_WORKER
+Kinds = Dict[str, Tuple[str, ...]]
+"""Kinds of messages, each with the fields that it cannot do without."""
+FROM_CLIENT: Kinds = dict.fromkeys(["infer", "reset", "metadata", "ping", "status"], ())
+TO_CLIENT: Kinds = {"result": (), "error": ("code",), "pong": ()}
+FROM_WORKER: Kinds = {
+    "hello": ("policy", "incarnation"),
+    "ready": (),
+    "heartbeat": (),
+    "result": ("id", "attempt"),
+    "failure": ("id", "attempt"),
+    "goodbye": (),
+}
+TO_WORKER: Kinds = dict.fromkeys(["welcome", "heartbeat"], ("epoch",))
+TO_WORKER.update(infer=("id", "attempt", "epoch"), who=(), error=())
+KINDS: Kinds = dict.fromkeys([*FROM_CLIENT, *TO_CLIENT, *FROM_WORKER, *TO_WORKER], ())
 
 # Plain integers and the C method itself: pyzmq's enumerations and wrappers cost as much again as
 # sending does (benchmarks/LOG.md).
@@ -48,7 +59,7 @@ Frame = Union[bytes, zmq.Frame]
 
 
 class RequestId(NamedTuple):
-    """Names one request for ever: who asked, and the how-manieth question it is.
+    """Names one request for ever: who asked, and a number that grows with each request.
 
     `client` is a uuid's 16 bytes, or the routing id of a client that gives no `id`.
     """
@@ -67,19 +78,20 @@ def encode_header(header: Header) -> bytes:
     return packed
 
 
-def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
+def decode_header(frame: Frame, expected: Kinds = KINDS) -> Header:
     """Unpack and check a header.
 
     Args:
         frame: the header's bytes.
-        expected: the kinds that this peer may send.
+        expected: the kinds that this peer may send, with what each needs.
 
     Returns:
         The map, `id` and the members of `ids` as tuples. Fields that this version does not
         know are kept unchecked, so that later ones can add some.
 
     Raises:
-        ProtocolError: not a header, or a field out of its range; the message names the field.
+        ProtocolError: not a header, or a field is missing or out of its range; the message
+            names the field.
         VersionMismatch: another version's header.
     """
     size = len(frame)
@@ -97,6 +109,9 @@ def decode_header(frame: Frame, expected: frozenset[str] = KINDS) -> Header:
     kind = header.get("kind")
     if not isinstance(kind, str) or kind not in expected:
         raise ProtocolError(f"kind {show(kind)} is not one of {', '.join(sorted(expected))}")
+    for field in expected[kind]:
+        if field not in header:
+            raise ProtocolError(f"{kind} needs the header field {field!r}")
     for field, value in header.items():
         rule = _RULES.get(field)
         if rule is None:
@@ -178,10 +193,12 @@ def _number(low: float, high: float) -> Callable[[str, Any], float]:
     return check
 
 
-def _text(longest: int, shortest: int = 1) -> Callable[[str, Any], str]:
-    def check(field: str, value: Any) -> str:
-        if type(value) is not str or not shortest <= len(value) <= longest:
-            raise _refuse(field, value, f"a string of {shortest} to {longest} characters")
+def _sized(usual: type[str | bytes], longest: int, shortest: int = 1) -> Callable[[str, Any], Any]:
+    what = "a string of {} to {} characters" if usual is str else "{} to {} bytes"
+
+    def check(field: str, value: Any) -> Any:
+        if type(value) is not usual or not shortest <= len(value) <= longest:
+            raise _refuse(field, value, what.format(shortest, longest))
         return value
 
     return check
@@ -191,21 +208,6 @@ def _boolean(field: str, value: Any) -> bool:
     if type(value) is not bool:
         raise _refuse(field, value, "true or false")
     return value
-
-
-def _uuid(field: str, value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != 16:
-        raise _refuse(field, value, "16 bytes")
-    return value
-
-
-def _bytes(shortest: int, longest: int) -> Callable[[str, Any], bytes]:
-    def check(field: str, value: Any) -> bytes:
-        if type(value) is not bytes or not shortest <= len(value) <= longest:
-            raise _refuse(field, value, f"{shortest} to {longest} bytes")
-        return value
-
-    return check
 
 
 def _request_id(field: str, value: Any) -> RequestId:
@@ -237,8 +239,8 @@ def _state(field: str, value: Any) -> str:
 
 
 def _timing(field: str, value: Any) -> dict[str, float]:
-    if type(value) is not dict or len(value) > 32:
-        raise _refuse(field, value, "a map of at most 32 stages")
+    if type(value) is not dict or len(value) > MAX_STAGES:
+        raise _refuse(field, value, f"a map of at most {MAX_STAGES} stages")
     for stage, spent in value.items():
         if type(stage) is not str or type(spent) not in (int, float) or not math.isfinite(spent):
             raise _refuse(field, value, "a map of stage names to milliseconds")
@@ -247,23 +249,23 @@ def _timing(field: str, value: Any) -> dict[str, float]:
 
 FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "v": _integer(VERSION, VERSION),
-    "kind": _text(16),
+    "kind": _sized(str, 16),
     # client
     "id": _request_id,
-    "policy": _text(MAX_NAME),
+    "policy": _sized(str, MAX_NAME),
     "deadline_ms": _number(0.0, LONGEST_MS),
     "priority": _integer(0, 9),
-    "session": _text(MAX_NAME, shortest=0),
-    "robot": _text(MAX_NAME, shortest=0),
+    "session": _sized(str, MAX_NAME, 0),
+    "robot": _sized(str, MAX_NAME, 0),
     "buffers": _boolean,
     # client, passed on to the worker; `host` also back
-    "host": _bytes(1, MAX_HOST),
-    "memory": _bytes(1, MAX_MEMORY),
+    "host": _sized(bytes, MAX_HOST),
+    "memory": _sized(bytes, MAX_MEMORY),
     # broker and worker
     "attempt": _integer(1, 1000),
     "epoch": _integer(0, MAX_INT),
-    "incarnation": _uuid,
-    "digest": _text(MAX_NAME, shortest=0),
+    "incarnation": _sized(bytes, 16, 16),
+    "digest": _sized(str, MAX_NAME, 0),
     "horizon": _integer(0, 100_000),
     "state": _state,
     "slots": _integer(1, MAX_SLOTS),
@@ -272,11 +274,11 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "n": _integer(0, MAX_INT),
     "heartbeat_ms": _number(1.0, LONGEST_MS),
     "max_bytes": _integer(1, MAX_INT),
-    "ipc": _text(MAX_NAME),
+    "ipc": _sized(str, MAX_NAME),
     # replies
     "timing": _timing,
-    "code": _text(64),
-    "message": _text(2048, shortest=0),
+    "code": _sized(str, 64),
+    "message": _sized(str, 2048, 0),
     "retry_after_ms": _number(0.0, LONGEST_MS),
 }
 

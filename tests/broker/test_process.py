@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pty
-import re
 import signal
 import subprocess
 import sys
@@ -89,6 +89,22 @@ def run(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(  # type: ignore[call-overload, no-any-return]
         [sys.executable, *command], capture_output=True, text=True, timeout=WAIT_S, **options
     )
+
+
+def test_a_bug_that_ends_it_is_logged_as_other_lines_are() -> None:
+    front, back = free_ports(2)
+    program = (
+        "import runpy, sys; from broker.shell import Shell\n"
+        "def run(self): raise KeyError('planted')\n"
+        "Shell.run = run\n"
+        "runpy.run_module('broker', run_name='__main__', alter_sys=True)"
+    )
+    settings = [f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}"]
+    done = run("-c", program, *settings, "log_format=json")
+    assert done.returncode == 1
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert (last["level"], last["message"]) == ("error", "stopped by a bug: please report it")
+    assert "KeyError: 'planted'" in last["traceback"]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -179,34 +195,12 @@ def test_a_signal_while_it_starts_is_told_as_well() -> None:
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    ("address", "advice"),
-    [
-        ("tcp://203.0.113.7:{port}", r"no such address.* frontend=tcp://0\.0\.0\.0:{port}"),
-        ("tcp://no-such-interface:{port}", r"network interface of that name.*=tcp://0\.0\.0\.0"),
-        ("ipc:///no/such/folder/broker", "its folder does not exist"),
-    ],
-)
-def test_an_address_that_cannot_be_bound_is_told_with_what_to_do(address: str, advice: str) -> None:
+def test_an_address_that_cannot_be_bound_ends_it_with_one_line_and_3() -> None:
     front, back = free_ports(2)
-    settings = [f"frontend={address.format(port=front)}", f"backend=tcp://127.0.0.1:{back}"]
+    settings = [f"frontend=tcp://203.0.113.7:{front}", f"backend=tcp://127.0.0.1:{back}"]
     done = run("-m", "broker", *settings, "insecure=true")
     assert done.returncode == 3
-    assert re.search(advice.format(port=front), done.stderr), done.stderr
-    assert len(done.stderr.splitlines()) == 1
-
-
-@pytest.mark.parametrize("door", ["frontend", "backend"])
-def test_an_address_in_use_is_told_by_its_setting(tmp_path: Path, door: str) -> None:
-    with broker(tmp_path) as running:
-        match = re.search(r"robots at (\S+), workers at (\S+)", running.log())
-        assert match is not None
-        taken = match[1] if door == "frontend" else match[2]
-        (free,) = free_ports(1)
-        other = "backend" if door == "frontend" else "frontend"
-        done = run("-m", "broker", f"{door}={taken}", f"{other}=tcp://127.0.0.1:{free}")
-    assert done.returncode == 3
-    assert f"cannot bind {door}={taken}: it is in use. Is another broker running" in done.stderr
+    assert f"cannot bind frontend=tcp://203.0.113.7:{front}: this machine has no" in done.stderr
     assert len(done.stderr.splitlines()) == 1
 
 

@@ -22,6 +22,7 @@ from client.wire import (
     MAX_SLOTS,
     TO_CLIENT,
     TO_WORKER,
+    Kinds,
     RequestId,
     decode_header,
     encode_header,
@@ -160,10 +161,30 @@ def test_fields_of_a_later_version_are_kept() -> None:
 
 
 @pytest.mark.parametrize("expected", [FROM_CLIENT, TO_CLIENT, FROM_WORKER, TO_WORKER])
-def test_a_kind_that_this_peer_may_not_send(expected: frozenset[str]) -> None:
-    for kind in KINDS - expected:
+def test_a_kind_that_this_peer_may_not_send(expected: Kinds) -> None:
+    for kind in KINDS.keys() - expected.keys():
         with pytest.raises(ProtocolError, match=kind):
             decode_header(header(kind=kind), expected)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "kind", "missing"),
+    [
+        (kinds, kind, missing)
+        for kinds in (FROM_CLIENT, TO_CLIENT, FROM_WORKER, TO_WORKER)
+        for kind, needed in kinds.items()
+        for missing in needed
+    ],
+)
+def test_what_a_kind_needs(kinds: Kinds, kind: str, missing: str) -> None:
+    """`{"v": 1, "kind": "infer"}` ended a worker: it looked for the id behind this check."""
+    values = {"id": [bytes(16), 1], "attempt": 1, "epoch": 1, "policy": "p", "code": "c"}
+    values["incarnation"] = bytes(16)
+    fields = {"v": 1, "kind": kind, **{name: values[name] for name in kinds[kind]}}
+    decode_header(msgpack.packb(fields), kinds)
+    del fields[missing]
+    with pytest.raises(ProtocolError, match=f"{kind} needs the header field '{missing}'"):
+        decode_header(msgpack.packb(fields), kinds)
 
 
 @pytest.mark.parametrize("missing", ["v", "kind"])

@@ -61,4 +61,4 @@ def test_a_robot_works_on_undisturbed(tmp_path: Path) -> None:
 
 
 def test_the_vandal_says_a_bit_of_everything() -> None:
-    assert vandal.kinds_covered(0, 500) >= FROM_CLIENT | FROM_WORKER
+    assert vandal.kinds_covered(0, 500) >= {*FROM_CLIENT, *FROM_WORKER}

@@ -26,7 +26,7 @@ def honest_message(dice: random.Random) -> list[bytes]:
     """Header and body as some peer could send them."""
     header: Header = {
         "v": 1,
-        "kind": dice.choice(sorted(FROM_CLIENT | FROM_WORKER)),
+        "kind": dice.choice(sorted({*FROM_CLIENT, *FROM_WORKER})),
         "id": [dice.randbytes(16), dice.randrange(4)],
         "policy": SOME_NAME,
         "deadline_ms": dice.choice((0.0, 10.0, 500.0)),

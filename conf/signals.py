@@ -1,4 +1,4 @@
-"""Signals, with respect for how the process was started.
+"""Signals of both processes, with respect for how each was started.
 
 `nohup` has a program ignore SIGHUP, and a shell's `&` may have it ignore SIGINT; the program must
 not undo that. SIGHUP has two meanings: a service manager or a person sends it to have files read
