@@ -30,7 +30,6 @@ from client.shared_memory import F_GET_SEALS, NONCE_BYTES, SEALS, Reference
 
 MOST_MAPPINGS = 256  # each takes a file descriptor
 MOST_BYTES = 2**30  # of all of them; memory that the robots have allocated, mapped here
-_SLACK = 2**20  # of a file beyond what a request may hold: alignment and its owner's rounding
 
 
 Key = tuple[int, int, bytes]
@@ -48,6 +47,7 @@ class _Views(NamedTuple):
     packed: bytes
     key: Key
     views: list[memoryview]
+    bytes: int  # of all of them
 
 
 class Mappings:
@@ -72,10 +72,15 @@ class Mappings:
             MemoryUnreachable: it leads to nothing that may be read; the robot sends bytes instead.
         """
         known = self._by_reference.get(packed)
-        if known is not None:
+        if known is not None and known.bytes <= self.max_bytes:
             self._mappings.move_to_end(known.key)
             return known.views
         reference = Reference.unpack(packed)
+        size = sum(length for _, length in reference.ranges)
+        if size > self.max_bytes:
+            raise MemoryUnreachable(
+                f"the memory holds {size} bytes, {self.max_bytes} are allowed: send them as bytes"
+            )
         key = reference.pid, reference.fd, reference.nonce
         mapping = self._mappings.get(key)
         if mapping is None:
@@ -87,7 +92,7 @@ class Mappings:
         views = [mapping.memory[start : start + length] for start, length in reference.ranges]
         if key in self._mappings:
             self._forget_views(key)
-            self._last[key] = self._by_reference[packed] = _Views(packed, key, views)
+            self._last[key] = self._by_reference[packed] = _Views(packed, key, views, size)
         return views
 
     def forget_closed(self) -> None:
@@ -108,10 +113,8 @@ class Mappings:
             self._drop(key)
 
     def _open(self, reference: Reference) -> _Mapping:
-        if reference.size > self.max_bytes + _SLACK:
-            raise MemoryUnreachable(
-                f"the memory has {reference.size} bytes, {self.max_bytes} are allowed"
-            )
+        if reference.size > MOST_BYTES:
+            raise _refused(f"has {reference.size} bytes, more than may be mapped")
         try:
             return _map(reference)
         except OSError as error:

@@ -222,7 +222,24 @@ def test_a_size_that_is_not_the_files(robot: Robot, mappings: Mappings) -> None:
 
 def test_more_than_a_message_may_have(robot: Robot, mappings: Mappings) -> None:
     with pytest.raises(MemoryUnreachable, match="are allowed"):
-        mappings.read(robot.write(7, 2 * MAX_BYTES))
+        mappings.read(robot.write(7, MAX_BYTES + 1))
+
+
+def test_a_limit_that_becomes_smaller_holds_for_what_was_read_before(
+    robot: Robot, mappings: Mappings
+) -> None:
+    reference = robot.write(7, 1000)
+    mappings.read(reference)
+    mappings.max_bytes = 999
+    with pytest.raises(MemoryUnreachable, match="999 are allowed"):
+        mappings.read(reference)
+    mappings.max_bytes = 1000
+    mappings.read(reference)
+
+
+def test_a_file_larger_than_all_that_may_be_mapped(robot: Robot, mappings: Mappings) -> None:
+    with pytest.raises(MemoryUnreachable, match="more than may be mapped"):
+        mappings.read(altered(robot.write(7), size=2**40))
 
 
 def test_garbage_is_a_protocol_error(mappings: Mappings) -> None:
@@ -257,9 +274,16 @@ def test_as_many_robots_as_may_be_are_kept(
 def test_as_many_bytes_as_may_be_are_kept(
     robot: Robot, mappings: Mappings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shared_memory, "MOST_BYTES", 0)
-    (view,) = mappings.read(robot.write(7))
-    assert len(mappings) == 0
+    reference = robot.write(7)
+    size = Reference.unpack(reference).size
+    mine = SharedMemory()
+    own = mine.write([bytes(1000)])
+    assert own is not None
+    monkeypatch.setattr(shared_memory, "MOST_BYTES", size)
+    mappings.read(own)
+    (view,) = mappings.read(reference)
+    mine.close()
+    assert len(mappings) == 1
     assert view == bytes([7]) * 1000
 
 
