@@ -34,9 +34,9 @@ def table(title: str, figures: Iterable[Figure]) -> Table:
         column.justify = "right"
     for figure in figures:
         bar = "" if figure.bar is None else f"{figure.bar:g} {figure.unit}"
-        verdict = "" if figure.bar is None else "pass" if figure.passes else "FAIL"
+        held = "" if figure.bar is None else "pass" if figure.passes else "FAIL"
         style = None if figure.passes else "bold red"
-        result.add_row(figure.name, f"{figure.value:.4g} {figure.unit}", bar, verdict, style=style)
+        result.add_row(figure.name, f"{figure.value:.4g} {figure.unit}", bar, held, style=style)
     return result
 
 

@@ -6,6 +6,8 @@ import os
 import time
 from pathlib import Path
 
+BUSY = 0.1  # cores; above this the figures are not to be trusted
+
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 _WORKING = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; see proc(5) on /proc/stat
 

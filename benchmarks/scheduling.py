@@ -11,12 +11,15 @@ workers, most of a request's cost is theirs.
 
 from __future__ import annotations
 
-import argparse
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import gc
 import heapq
 import json
 import statistics
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -121,7 +124,7 @@ class Fleet:
             self._say(command.worker, 0.0, fields)
 
     def _join(self, worker: bytes) -> None:
-        hello = {"kind": "hello", "policy": "null", "incarnation": worker.ljust(16)}
+        hello = {"kind": "hello", "policy": "noop", "incarnation": worker.ljust(16)}
         for fields in (hello, {"kind": "ready", "slots": 1, "inference_ms": INFERENCE_S * 1e3}):
             header = {"v": 1, "epoch": 1, **fields}
             self._handle(WorkerMessage(worker, header, PAYLOAD))
@@ -130,7 +133,7 @@ class Fleet:
         self._sequences[robot] += 1
         client = robot.to_bytes(16, "big")
         header = {"v": 1, "kind": "infer", "id": RequestId(client, self._sequences[robot])}
-        header |= {"policy": "null", "deadline_ms": DEADLINE_MS, "session": "s"}
+        header |= {"policy": "noop", "deadline_ms": DEADLINE_MS, "session": "s"}
         sender = client[-5:]
         self._plan(after_s, RobotMessage(sender, (sender, b""), header, PAYLOAD))
 
@@ -199,7 +202,12 @@ def _draw(axes: Any, rows: Sequence[Row], along: str, each: str) -> None:
         (drawn,) = axes.plot(places, [row.median_us for row in line], marker="o", label=label)
         without = [row.median_us - row.heartbeats_us for row in line]
         axes.plot(places, without, linestyle=":", color=drawn.get_color())
-    axes.axhline(BAR_US, color="crimson", linestyle="--", label="bar")
+    axes.axhline(
+        BAR_US,
+        color="crimson",
+        linestyle="--",
+        label=f"bar for {ROBOTS[-1]} robots, {WORKERS[-1]} workers",
+    )
     axes.set(xscale="log", xlabel=along)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
@@ -219,21 +227,21 @@ def table(rows: Sequence[Row]) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure, print and save; the exit code is 0 whatever the numbers are."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser = Flags("python -m benchmarks.scheduling", __doc__)
     parser.add_argument("--requests", type=int, default=4_000, help="in each run")
     parser.add_argument("--repeats", type=int, default=9, help="runs of each combination")
     parser.add_argument("--folder", type=Path, default=RESULTS, help="where results go")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     console = Console()
     with console.status("measuring"):
         rows = measure(options.requests, options.repeats)
     save(rows, options.folder)
     console.print(table(rows))
     worst = rows[-1]
-    verdict = "within" if worst.median_us < BAR_US else "ABOVE"
-    console.print(f"{worst.robots} robots, {worst.workers} workers: {verdict} {BAR_US:.0f} µs")
+    held = "within" if worst.median_us < BAR_US else "ABOVE"
+    console.print(f"{worst.robots} robots, {worst.workers} workers: {held} {BAR_US:.0f} µs")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

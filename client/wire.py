@@ -31,8 +31,7 @@ LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
 MAX_INT = 2**63 - 1
 _SHOWN = 200  # characters of a value in an error message
 
-Kinds = Dict[str, Tuple[str, ...]]
-"""Kinds of messages, each with the fields that it cannot do without."""
+Kinds = Dict[str, Tuple[str, ...]]  # of messages, each with the fields that it must have
 FROM_CLIENT: Kinds = dict.fromkeys(["infer", "reset", "metadata", "ping", "status"], ())
 TO_CLIENT: Kinds = {"result": (), "error": ("code",), "pong": ()}
 FROM_WORKER: Kinds = {
@@ -67,8 +66,7 @@ class RequestId(NamedTuple):
     client: bytes
     sequence: int
 
-    def __str__(self) -> str:
-        """As logs of every process show it."""
+    def __str__(self) -> str:  # as logs of every process show it
         return f"{self.client.hex()[:8]}/{self.sequence}"
 
 
@@ -90,8 +88,7 @@ def decode_header(frame: Frame, expected: Kinds = KINDS) -> Header:
         know are kept unchecked, so that later ones can add some.
 
     Raises:
-        ProtocolError: not a header, or a field is missing or out of its range; the message
-            names the field.
+        ProtocolError: not a header, or a field (then named) is missing or out of its range.
         VersionMismatch: another version's header.
     """
     size = len(frame)

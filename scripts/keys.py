@@ -15,6 +15,11 @@ that runs already reads the folder again on SIGHUP.
 
 from __future__ import annotations
 
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import json
 import os
@@ -131,11 +136,10 @@ def _table(rows: list[dict[str, object]]) -> Table:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.keys",
-        description=__doc__,
-        epilog="Exit codes: 0 done, 1 it cannot be done (the reason is printed), 2 usage.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+    parser = Flags(
+        "python -m scripts.keys",
+        __doc__,
+        "Exit codes: 0 done, 1 it cannot be done (the reason is printed), 2 usage.",
     )
     parser.add_argument("--folder", type=Path, default=Path("keys"), help="of the keys (keys)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|list|revoke")
@@ -159,7 +163,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     showing.add_argument("--json", action="store_true", help="for programs")
     revoking = commands.add_parser("revoke", help="remove a key: the broker lets it in no more")
     revoking.add_argument("name")
-    return parser.parse_args(arguments)
+    return parser.read(arguments)
 
 
 def _run(options: argparse.Namespace, console: Console) -> None:
@@ -180,6 +184,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     try:
         _run(options, Console(highlight=False, markup=False))
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -187,4 +193,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

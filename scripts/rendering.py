@@ -7,10 +7,16 @@ command to run is printed and the exit code is 1. `make demo` runs this before t
 
 from __future__ import annotations
 
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 
 # libegl1 brings Mesa's EGL, libgl1-mesa-dri its software renderer; PyOpenGL opens libOpenGL.
 PACKAGES = ("libegl1", "libgl1-mesa-dri", "libopengl0")
@@ -96,8 +102,9 @@ def advice(has_apt: bool, is_root: bool) -> str:
     )
 
 
-def main() -> int:
-    """0 when rendering works, now or after an installation; 1 otherwise, with what to do."""
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The exit code: 0 when rendering works, perhaps after an installation; else 1, with advice."""
+    Flags("python -m scripts.rendering", __doc__).read(arguments)
     problem = probe()
     if problem is None:
         return 0
@@ -115,4 +122,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from conf.flags import LARGEST_PORT, Flags, between, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import json
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -130,13 +134,18 @@ def _cell(value: object) -> str:
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.status",
-        description=__doc__,
-        epilog="Exit codes: 0 shown, 1 the broker cannot be asked (the reason is told), 2 usage.",
+    parser = Flags(
+        "python -m scripts.status",
+        __doc__,
+        "Exit codes: 0 shown, 1 the broker cannot be asked (the reason is told), 2 usage.",
     )
     parser.add_argument("--host", default="localhost", help="the broker's (localhost)")
-    parser.add_argument("--port", type=int, default=DEFAULT_PORT, help="its frontend's (8000)")
+    parser.add_argument(
+        "--port",
+        type=between(1, LARGEST_PORT),
+        default=DEFAULT_PORT,
+        help=f"of its frontend ({DEFAULT_PORT})",
+    )
     parser.add_argument("--key", metavar="FILE", help="an operator's, where the broker asks for it")
     parser.add_argument("--json", action="store_true", help="for programs: one object a line")
     parser.add_argument(
@@ -144,7 +153,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         action=argparse.BooleanOptionalAction,
         help="again every second, until Ctrl-C (so it does where a terminal shows it)",
     )
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     if options.watch is None:
         options.watch = sys.stdout.isatty() and not options.json
     return options
@@ -191,7 +200,7 @@ def _trouble(error: PolicyError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0; 1 where the broker cannot be asked; 130 after Ctrl-C without --watch."""
+    """The exit code: 0; 1 where the broker cannot be asked. With --watch, Ctrl-C is how it ends."""
     options = _parse(arguments)
     try:
         with ZmqPolicyClient(
@@ -205,13 +214,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PolicyError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # who reads has enough; Python must not fail once more as it ends
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except KeyboardInterrupt:
-        return 0 if options.watch else 130
+        if not options.watch:
+            raise
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,8 +1,48 @@
-"""What every test runs with."""
+"""What every test runs with, and how long each group of tests took."""
 
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
 from hypothesis import settings
 
 # Examples are the same in every run, and no example fails for being slow: the gate must not
 # depend on chance or on how busy the machine is.
 settings.register_profile("gate", deadline=None, derandomize=True, database=None)
 settings.load_profile("gate")
+
+
+def group(node_id: str) -> str:
+    """The folder below `tests/` that holds a test; `tests` for one that is in none."""
+    parts = Path(node_id.partition("::")[0]).parts
+    return parts[1] if len(parts) > 2 else parts[0]
+
+
+def table(seconds: dict[str, float]) -> list[str]:
+    """A line for each group, the slowest first, and one for all."""
+    rows = sorted(seconds.items(), key=lambda row: -row[1])
+    return [f"{took:7.1f} s  {name}" for name, took in [*rows, ("all", sum(seconds.values()))]]
+
+
+class TimesByGroup:
+    """A plugin that prints the seconds of each group, fixtures included, after all tests."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = defaultdict(float)
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called for the set-up, the call and the tear-down of each test."""
+        self.seconds[group(report.nodeid)] += report.duration
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Called when all tests have run."""
+        terminalreporter.section("time by group")
+        for line in table(self.seconds):
+            terminalreporter.write_line(line)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Called once, before tests are collected."""
+    config.pluginmanager.register(TimesByGroup(), "times-by-group")

@@ -1,26 +1,28 @@
 """The worker's settings: the types that `conf/worker.yaml` is checked against.
 
 Torch is not imported here: settings are read and the broker is greeted before torch is loaded.
-What each key means stands beside it in `conf/`; here are types and the checks that types can't do.
+The meaning of each key is written beside it in `conf/`; here are the types, and the checks that
+types alone cannot make. Each class raises `SettingsError` for values that could never work.
 """
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, ClassVar
 
 from omegaconf import MISSING
 
-from client.wire import MAX_SLOTS
+from client.wire import MAX_NAME, MAX_SLOTS
 from worker.errors import SettingsError
 
 LONGEST_WAIT_S = 10.0
-"""For a batch to fill: by then most robots have given up."""
+"""The longest that a batch may wait for others; most robots have given up by then."""
 
 IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
 
 
-class Robot(StrEnum):
+class RobotName(StrEnum):
     """The robots that are known by name, as `env.robot`."""
 
     aloha = "aloha"
@@ -46,12 +48,36 @@ class Normalization(StrEnum):
     quantile = "quantile"
 
 
-class Device(StrEnum):
-    """Where the model runs; `auto` is CUDA where there is one."""
+class Device(str):
+    """Where the model runs: `cpu`, `cuda`, `cuda:N` or `auto`, which is CUDA where there is one.
 
-    cpu = "cpu"
-    cuda = "cuda"
-    auto = "auto"
+    `cuda:N` is the GPU of that number, from 0; `cuda` alone is the first.
+    """
+
+    cpu: ClassVar["Device"]
+    cuda: ClassVar["Device"]
+    auto: ClassVar["Device"]
+
+    def __new__(cls, name: str) -> "Device":
+        """Check the name; whether this machine has such a device is seen when a model is loaded.
+
+        Raises:
+            SettingsError: it names no device.
+        """
+        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|auto", name, re.ASCII):
+            raise SettingsError(
+                f"device={name} is none of cpu, cuda, cuda:N (the GPU number N, from 0) and auto"
+            )
+        return super().__new__(cls, name)
+
+    @property
+    def number(self) -> int | None:
+        """The GPU's number, where the name has one."""
+        _, _, number = self.partition(":")
+        return int(number) if number else None
+
+
+Device.cpu, Device.cuda, Device.auto = Device("cpu"), Device("cuda"), Device("auto")
 
 
 class Dtype(StrEnum):
@@ -82,13 +108,14 @@ class EnvConfig:
     default_prompt: str | None = MISSING
     control_hz: float = MISSING
     reset_pose: list[float] | None = MISSING
+    images: dict[str, str] | None = None
 
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
-        if "." not in self.robot and self.robot not in list(Robot):
+        if "." not in self.robot and self.robot not in list(RobotName):
             raise SettingsError(
-                f"env.robot={self.robot} is none of {', '.join(Robot)}, nor package.module.NAME of"
-                " a robot of your own (docs/robots.md)"
+                f"env.robot={self.robot} is none of {', '.join(RobotName)}, nor package.module.NAME"
+                " of a robot of your own (docs/robots.md)"
             )
         _at_least("env.", self, 0.001, "control_hz")
         _at_least("env.", self, 1, "action_dim")
@@ -177,7 +204,11 @@ class ModelConfig:
 
     @property
     def action_expert(self) -> ExpertConfig:
-        """The expert of a flow model. Raises `SettingsError` where there is none."""
+        """The expert of a flow model.
+
+        Raises:
+            SettingsError: there is none.
+        """
         if self.expert is None:
             raise SettingsError(
                 f"model.expert=null: model.architecture={self.architecture} needs it"
@@ -215,7 +246,7 @@ class RuntimeConfig:
 
 @dataclass
 class DownloadConfig:
-    """Where checkpoints in object storage are had from, and kept (`download`)."""
+    """Where checkpoints in object storage are downloaded from, and where they are kept."""
 
     cache_dir: str | None = None
     s3_endpoint: str | None = None
@@ -229,7 +260,7 @@ class DownloadConfig:
 
 @dataclass
 class WorkerConfig:
-    """All of `python -m worker`. `policy` is free in form: its keys are its own class's."""
+    """All settings of `python -m worker`. The keys of `policy` are those of its own class."""
 
     env: EnvConfig = MISSING
     model: ModelConfig = MISSING
@@ -241,20 +272,28 @@ class WorkerConfig:
     tokenizer: str | None = MISSING
     fast_tokenizer: str | None = MISSING
     download: DownloadConfig = MISSING
-    device: Device = MISSING
+    device: str = MISSING
     dtype: Dtype = MISSING
     num_steps: int = MISSING
     seed: int = MISSING
     default_prompt: str | None = MISSING
     key: str | None = None
     log_format: LogFormat = LogFormat.text
+    given: list[str] = field(default_factory=list)
+    """The settings of the command line, by their keys: filled in, not to be set."""
 
     def __post_init__(self) -> None:
-        """Refuse a flow without steps and a seed that numpy can't take."""
+        """Refuse values of the right type that no worker could have.
+
+        Raises:
+            SettingsError: the message names the key.
+        """
+        Device(self.device)
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
-        if not self.name:
-            raise SettingsError("name= must not be empty: it is what robots ask for")
+        if not 0 < len(self.name) <= MAX_NAME:
+            limit = f"must not be empty, nor longer than {MAX_NAME} characters"
+            raise SettingsError(f"name= {limit}: it is what robots ask for")
 
 
 def _at_least(where: str, config: object, least: float, *keys: str) -> None:

@@ -9,9 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from client.errors import PolicyError
-from client.wire import Frame, Header
+from client.wire import Frame, Header, RequestId
 
 Payload = Sequence[Frame | memoryview]
+
+Attempt = tuple[RequestId, int, int]
+"""What a request in hand is known by: its id, the attempt's number, the broker's epoch."""
 
 STOPPED, BROKEN, REFUSED = 0, 3, 4
 """Exit codes: told to stop, the policy cannot be served, the broker refused this worker."""
@@ -122,3 +125,8 @@ class Exit:
 
 Event = Received | PolicyReady | Answered | Undecodable | PolicyBroken | Stop | Tick
 Command = Send | Run | Log | Exit
+
+
+def attempt_of(request: Header) -> Attempt:
+    """What a request is known by while it is in hand; `request` is the header of its `infer`."""
+    return request["id"], request["attempt"], request["epoch"]

@@ -54,8 +54,8 @@ def is_encoded(value: Any) -> bool:
     return isinstance(value, bytes | bytearray | memoryview)
 
 
-def decode_image(data: Any, key: str) -> Picture:
-    """One compressed image as uint8 (H, W, 3).
+def decode_image(data: Any, key: str, layout: str = "hwc") -> Picture:
+    """One compressed image as uint8 (H, W, 3), or (3, H, W) where the layout is "chw".
 
     Args:
         data: the bytes of a JPEG, PNG or WebP file of 8 bits a channel, grey and palette included;
@@ -65,7 +65,7 @@ def decode_image(data: Any, key: str) -> Picture:
     Raises:
         BadObservation: not such a file, damaged, or larger than `MAX_PIXELS`.
     """
-    return _pixels(_opened(_bytes_of(data), key), key)
+    return _laid_out(_pixels(_opened(_bytes_of(data), key), key), layout)
 
 
 class ImageDecoder:
@@ -158,8 +158,7 @@ class _Task:
         except BadObservation as error:
             self.fail(error)
             return
-        if encoded.layout == "chw":
-            picture = picture.transpose(2, 0, 1)
+        picture = _laid_out(picture, encoded.layout)
         with self._lock:
             self._pictures[encoded.path] = picture
             self._left -= 1
@@ -240,6 +239,10 @@ def _pixels(file: ImageFile, key: str) -> Picture:
         return np.array(file if file.mode == "RGB" else file.convert("RGB"))
     except Exception as error:  # damaged files raise whatever their reader meets
         raise _damaged(key, file.format or "", error) from error
+
+
+def _laid_out(picture: Picture, layout: str) -> Picture:
+    return picture.transpose(2, 0, 1) if layout == "chw" else picture
 
 
 def _damaged(key: str, kind: str, error: Exception) -> BadObservation:

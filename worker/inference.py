@@ -1,4 +1,4 @@
-"""The thread that the policy lives on, so that a long inference never silences the heartbeat."""
+"""The thread that runs the policy, so that a long inference never silences the heartbeat."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Job:
 
 @dataclass(slots=True)
 class Answer:
-    """What became of a job: the header's fields and the payload."""
+    """The answer to a job: its header's fields and its payload."""
 
     job: Job
     fields: Header
@@ -53,7 +53,7 @@ class Answer:
 
 @dataclass(slots=True)
 class Warm:
-    """The policy is ready; one inference takes this long, if it knows."""
+    """The policy is loaded and warm; `inference_ms` is None where it does not say."""
 
     inference_ms: float | None
 
@@ -70,14 +70,14 @@ InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
 
 class InferenceThread(threading.Thread):
-    """Loads a policy, warms it up and runs jobs: those that wait together as one batch.
+    """Loads a policy, warms it up, and runs jobs; those that wait together run as one batch.
 
-    Reports are taken from `reports`; `wake_fd` becomes readable with each.
+    `wake_fd` becomes readable with each report, and `take_reports` returns them.
     """
 
     def __init__(self, policy: Policy, largest_batch: int = 1, batch_wait_s: float = 0.0) -> None:
         """`batch_wait_s`: how long a batch with one job waits for others."""
-        super().__init__(name="device", daemon=True)
+        super().__init__(name="inference", daemon=True)
         self._infer_batch: InferBatch | None = getattr(policy, "infer_batch", None)
         self._largest = largest_batch if self._infer_batch is not None else 1
         self._batch_wait_s = batch_wait_s
@@ -91,14 +91,14 @@ class InferenceThread(threading.Thread):
         self._jobs.put(job)
 
     def take_reports(self) -> list[Report]:
-        """All reports so far; clears `wake_fd`."""
-        # First the signal, then the reports: one that comes in between signals again.
+        """Take all reports so far, and clear `wake_fd`."""
+        # The signal is cleared first: a report that comes in between signals again.
         with suppress(BlockingIOError):
             os.eventfd_read(self.wake_fd)
         return [self.reports.popleft() for _ in range(len(self.reports))]
 
     def run(self) -> None:
-        """Load and warm up, then infer for ever."""
+        """Load and warm up, then infer until the process ends or the device is lost."""
         try:
             load = getattr(self._policy, "load", None)
             if load is not None:
@@ -107,7 +107,7 @@ class InferenceThread(threading.Thread):
             self.report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
             while True:
                 self._run_batch()
-        except BaseException as error:  # noqa: BLE001 - whatever it is, the process ends with it
+        except BaseException as error:  # noqa: BLE001 - whatever it is, the process must end
             self.report(Broken(error))
 
     def report(self, report: Report) -> None:
@@ -143,7 +143,7 @@ class InferenceThread(threading.Thread):
         return answers
 
     def _infer(self, observations: list[Observation]) -> Sequence[Any]:
-        """A result or an exception for each; raises only what ends the process."""
+        """A result or an exception for each observation; raises an error of the device itself."""
         if len(observations) < 2 or self._infer_batch is None:
             return [self._infer_one(observation) for observation in observations]
         try:
@@ -152,7 +152,7 @@ class InferenceThread(threading.Thread):
                 raise errors.PolicyFailed(
                     f"infer_batch answered {len(results)} of {len(observations)} observations"
                 )
-        except Exception as error:
+        except BaseException as error:
             if _is_device_lost(error):
                 raise
             logger.exception("a batch of %d failed: each is tried alone", len(observations))
@@ -160,9 +160,11 @@ class InferenceThread(threading.Thread):
         return results
 
     def _infer_one(self, observation: Observation) -> Any:
+        # Also `sys.exit()`, a KeyboardInterrupt or a cancelled coroutine of the policy's own:
+        # signals reach the main thread only, so none of them was meant for this process.
         try:
             return self._policy.infer(observation)
-        except Exception as error:
+        except BaseException as error:
             if _is_device_lost(error):
                 raise
             return error
@@ -182,24 +184,16 @@ def _checked_ms(said: Any) -> float | None:
 
 def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
     encoding = time.monotonic()
+    if isinstance(result, errors.PolicyError):
+        return failed(job, result)
+    if isinstance(result, BaseException):
+        return failed(job, _policy_failed(job, result))
     try:
-        if isinstance(result, Exception):
-            raise result
         payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
     except errors.PolicyError as error:
         return failed(job, error)
-    except Exception as error:
-        logger.exception(
-            "the policy failed on a request", extra={"about": {"request": str(job.id)}}
-        )
-        reason = str(error).partition("\n")[0][:200]
-        return failed(
-            job,
-            errors.PolicyFailed(
-                f"the policy raised {type(error).__name__}: {reason} "
-                f"(request {job.id} in the worker's log)"
-            ),
-        )
+    except Exception as error:  # noqa: BLE001 - it is logged, and told to the robot
+        return failed(job, _policy_failed(job, error))
     timing = {
         "decode_ms": job.decode_ms,
         "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
@@ -207,6 +201,22 @@ def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
         "encode_ms": (time.monotonic() - encoding) * 1e3,
     }
     return Answer(job, {"kind": "result", "timing": timing}, payload)
+
+
+def _policy_failed(job: Job, error: BaseException) -> errors.PolicyFailed:
+    """What the robot is told of a policy's exception; the log gets its traceback."""
+    logger.error(
+        "the policy failed on a request",
+        exc_info=error,
+        extra={"about": {"request": str(job.id)}},
+    )
+    try:
+        reason = str(error).partition("\n")[0][:200]
+    except Exception:  # noqa: BLE001 - of a foreign `__str__`, where anything may happen
+        reason = "(it cannot be shown)"
+    return errors.PolicyFailed(
+        f"the policy raised {type(error).__name__}: {reason} (request {job.id} in the worker's log)"
+    )
 
 
 def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
@@ -225,8 +235,8 @@ def _deadline(job: Job) -> float:
     return job.received_at + seconds
 
 
-def _is_device_lost(error: Exception) -> bool:
-    """After an error of the accelerator itself, every later call to it fails too."""
+def _is_device_lost(error: BaseException) -> bool:
+    """Whether the accelerator itself failed, after which every later call to it fails too."""
     torch = sys.modules.get("torch")
     lost = getattr(torch, "AcceleratorError", DeviceLost)
     return isinstance(error, (DeviceLost, lost))

@@ -20,7 +20,7 @@ from client import errors
 from client.keys import Key
 from client.wire import VERSION
 from worker.connection import Connection
-from worker.errors import WorkerError
+from worker.errors import WorkerError, missing_extra
 from worker.events import (
     BROKEN,
     REFUSED,
@@ -180,6 +180,7 @@ class Service:
             self._break(report.error)
 
     def _break(self, error: BaseException) -> None:
+        error = missing_extra(error) or error
         # A user can cause a WorkerError, and its message says how; of others, show where.
         traceback = None if isinstance(error, (WorkerError, errors.PolicyError)) else error
         logger.error("the policy cannot be served: %s", error, exc_info=traceback)

@@ -23,12 +23,13 @@ from collections.abc import Callable
 from typing import Any
 
 from client import errors
-from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header, RequestId
+from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header
 from worker.events import (
     BROKEN,
     REFUSED,
     STOPPED,
     Answered,
+    Attempt,
     Command,
     Event,
     Exit,
@@ -43,6 +44,7 @@ from worker.events import (
     Stop,
     Tick,
     Undecodable,
+    attempt_of,
 )
 from worker.stages import fit_timing
 
@@ -50,20 +52,19 @@ DRAIN_S = 0.8
 """Once stopped, an inference under way may still be answered for this long."""
 
 BEATS_TO_DRAIN = 2
-"""Of the broker's: one may have crossed the word that we drain, and work with it."""
+"""How many heartbeats of the broker a drained worker waits for before it leaves, and for how many
+intervals: the broker may have sent work, and one heartbeat after it, before it heard that the
+worker drains, and some heartbeats come before their time."""
 
 SILENCE_S = 5.0
-"""Of the broker, before we log that we are waiting for it."""
+"""How long a broker may say nothing before that is logged."""
 
 FIRST_INTERVAL_S = 0.1
-"""Between two hellos, until the broker says its own interval."""
+"""Time between two hellos, until the broker says its own interval."""
 
 _NEEDED = {"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch", "n")}
 _ROOM_FOR_IDS = MAX_HEADER - 512
 _ID_BYTES = 24  # of one member of `ids`, without the client that it names
-
-Attempt = tuple[RequestId, int, int]
-"""What a request in hand is known by: its id, the attempt's number, the broker's epoch."""
 
 
 class Session:
@@ -80,6 +81,7 @@ class Session:
         self._last_beat = 0  # while draining: the one after which nothing more can come
         self._heard_at = self._next_beat = now
         self._interval_s = FIRST_INTERVAL_S
+        self._leave_from = now  # while draining: at the earliest
         self._leave_at: float | None = None  # while draining: at the latest
         self._ended = False
         self._commands: list[Command] = []
@@ -102,7 +104,7 @@ class Session:
 
     @property
     def state(self) -> str:
-        """As the broker is told: warming, ready or draining."""
+        """What the broker is told of this worker: warming, ready or draining."""
         if self._leave_at is not None:
             return "draining"
         return "warming" if self._warm is None else "ready"
@@ -114,7 +116,7 @@ class Session:
         return self._next_beat
 
     def handle(self, event: Event, now: float) -> list[Command]:
-        """What is to be done about an event. After `Exit` nothing ever is."""
+        """Take in an event; returns what to do about it. After `Exit` that is nothing."""
         if not self._ended:
             self._events[type(event)](event, now)
         commands, self._commands = self._commands, []
@@ -189,6 +191,7 @@ class Session:
             self._goodbye("it was stopped", STOPPED)
             return
         self._leave_at = now + DRAIN_S
+        self._leave_from = now + BEATS_TO_DRAIN * self._interval_s
         self._last_beat = self._beat + BEATS_TO_DRAIN
         self._beat_or_hello(now)
 
@@ -200,7 +203,7 @@ class Session:
 
     def _beat_or_hello(self, now: float) -> None:
         self._next_beat = now + self._interval_s
-        if self._leave_at is not None and (self._is_drained() or now >= self._leave_at):
+        if self._leave_at is not None and (self._is_drained(now) or now >= self._leave_at):
             self._goodbye("it was stopped", STOPPED)
             return
         if now - self._heard_at > SILENCE_S:
@@ -211,15 +214,17 @@ class Session:
             return
         self._say({"kind": "heartbeat", "n": self._beat, "ids": self._ids(), "state": self.state})
 
-    def _is_drained(self) -> bool:
-        """Whether all is answered, also what was on its way when we said that we drain."""
-        return not self.in_hand and (self.epoch is None or self._beat >= self._last_beat)
+    def _is_drained(self, now: float) -> bool:
+        """Whether everything is answered, also what was on its way when the worker was stopped."""
+        if self.in_hand or self.epoch is None:
+            return not self.in_hand
+        return self._beat >= self._last_beat and now >= self._leave_from
 
     def _ids(self) -> list[list[Any]]:
-        """What is in hand for this broker; of too many, the newest that a header has room for.
+        """The requests in hand for this broker; if a header has no room for all, the newest.
 
-        There are too many when the broker forgot this worker's first requests: it gave others,
-        and no longer waits for those that are left out here.
+        There can be too many only where the broker has forgotten older ones and given new ones in
+        their place. It no longer waits for those that are left out here.
         """
         ids: list[list[Any]] = []
         room = _ROOM_FOR_IDS
@@ -286,11 +291,6 @@ class Session:
     def _exit(self, code: int) -> None:
         self._ended = True
         self._commands.append(Exit(code))
-
-
-def attempt_of(request: Header) -> Attempt:
-    """What a request is known by while it is in hand; `request` is the header of its `infer`."""
-    return request["id"], request["attempt"], request["epoch"]
 
 
 def _too_large(size: int, limit: int) -> errors.PolicyFailed:

@@ -8,7 +8,11 @@ results file alone.
 
 from __future__ import annotations
 
-import argparse
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -57,12 +61,12 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 all within their bars, 1 not."""
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.faults", description=__doc__)
+    parser = Flags("python -m benchmarks.faults", __doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, 10 s of load")
     parser.add_argument("--seconds", type=float, help="of load (60)")
     parser.add_argument("--only", nargs="+", choices=parts(False, 0.0), help="these parts alone")
     parser.add_argument("--result", type=Path, default=RESULT, help=f"JSON file ({RESULT})")
-    options = parser.parse_args(arguments)
+    options = parser.read(arguments)
     chosen = parts(options.quick, options.seconds or (10.0 if options.quick else 60.0))
     console = Console(highlight=False)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -84,4 +88,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

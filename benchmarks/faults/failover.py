@@ -54,7 +54,7 @@ def worker_killed(logs: Path, repeats: int, progress: Callable[[], None]) -> lis
         finder.bind(("127.0.0.1", 0))
         port = int(finder.getsockname()[1])
     settings = [
-        "policy=null",
+        "policy=noop",
         "policy._target_=benchmarks.faults.busy_policy.BusyPolicy",
         f"policy.time_s={INFERENCE_S}",
         f"+policy.port={port}",

@@ -63,7 +63,7 @@ def sustained(logs: Path, seconds: float, progress: Callable[[], None]) -> list[
     for_real = seconds >= WARM_UP_S / 2
     figures: list[Figure] = []
     with Processes(logs) as processes:
-        stage = Deployment(processes, WORKERS, ["policy=null", f"policy.time_s={INFERENCE_S}"])
+        stage = Deployment(processes, WORKERS, ["policy=noop", f"policy.time_s={INFERENCE_S}"])
         stage.wait_ready()
         with ZmqPolicyClient("127.0.0.1", stage.port) as client:
             for period_s in PERIODS_S:

@@ -10,6 +10,11 @@ quiet machine. Exit code 2: this machine or an option does not allow it, 3: a pe
 
 from __future__ import annotations
 
+from conf.flags import INTERRUPTED, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -26,7 +31,7 @@ from benchmarks.lan.network import Network, check
 from benchmarks.lan.options import LanPlan, make_plan, parser
 from benchmarks.lan.plot import draw
 from benchmarks.lan.report import Measured, latency_table, others, ratios, save
-from benchmarks.transport.__main__ import BUSY, INTERRUPTED
+from benchmarks.neighbours import BUSY
 from benchmarks.transport.plan import measure
 from scripts.local.processes import ProcessError
 
@@ -35,7 +40,7 @@ LOGS = Path("outputs/lan")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 measured, 2 not possible here, 3 a peer failed, 130 interrupted."""
-    options = parser(__doc__).parse_args(arguments)
+    options = parser(__doc__).read(arguments)
     plan = make_plan(options)
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
@@ -107,4 +112,4 @@ def _report(measured: Sequence[Measured]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -16,9 +16,9 @@ import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from benchmarks.children import Children
 from benchmarks.lan.links import Link, LinkError, build_emulator, emulator, netem
 from benchmarks.transport.hosts import Host, Site
+from scripts.local.processes import Processes
 
 ADDRESSES = {"robot": "192.0.2.1", "broker": "192.0.2.2", "worker": "192.0.2.3"}
 PAIRS = tuple(itertools.combinations(ADDRESSES, 2))
@@ -55,7 +55,7 @@ class Network:
     def __init__(self, link: Link, work: Path, congestion: str, run: Run = run) -> None:
         """`work` is the folder for the emulators and their logs; `congestion` is TCP's control."""
         self._link, self._work, self._congestion, self._run = link, work, congestion, run
-        self._children = Children(work)
+        self._processes = Processes(work)
         self._stack = contextlib.ExitStack()
         self.kind = "veth"
 
@@ -66,7 +66,7 @@ class Network:
                 stack.callback(self._remove, host)
                 self._make_host(host)
             # Emulators hold devices inside the hosts: they end first.
-            stack.enter_context(self._children)
+            stack.enter_context(self._processes)
             self._make_links()
             self._stack = stack.pop_all()
         return self
@@ -77,7 +77,7 @@ class Network:
     def site(self) -> Site:
         """Where things run."""
         hosts = {name: Host(address, self._inside(name)) for name, address in ADDRESSES.items()}
-        return Site(**hosts, emulators=self._children.all)
+        return Site(**hosts, emulators=self._processes.all)
 
     def cut(self, host: str, other: str) -> None:
         """Nothing passes between the two; it is `other` whose plug is pulled."""
@@ -131,7 +131,8 @@ class Network:
         program = build_emulator(self._work)
         ends = (f"to-{other}", f"to-{host}")
         command = [*self._inside(host), *emulator(program, self._link, ends, seed)]
-        self._children.start(f"link {host} {other}", command).answer(_START_S)
+        process = self._processes.start_command(f"link {host} {other}", command, talks=True)
+        process.answer(_START_S)
         self._ip(host, "link", "set", ends[1], "netns", _namespace(other))
 
     def _has_netem(self) -> bool:

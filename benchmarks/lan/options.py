@@ -13,6 +13,7 @@ from benchmarks.transport.observations import LAYOUTS
 from benchmarks.transport.options import at_least_one, rate
 from benchmarks.transport.plan import Plan
 from benchmarks.transport.teams import FAR, PEERS
+from conf.flags import Flags
 
 RESULT = Path("benchmarks/results/lan.json")
 ALL_PEERS = {**PEERS, **FAR}
@@ -39,13 +40,9 @@ class LanPlan:
         return sum(turns + len(self.scenarios_on(link)) for link in self.links)
 
 
-def parser(about: str | None) -> argparse.ArgumentParser:
+def parser(about: str | None) -> Flags:
     """For the command line. `--help` shows `about`."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.lan",
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = Flags("python -m benchmarks.lan", about)
     add = result.add_argument
     add("--quick", action="store_true", help="a quarter of a minute, to see that it works")
     add("--links", nargs="+", choices=LINKS, help="between the hosts (all)")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from rich.table import Table
 
-from benchmarks.children import Child, Children
 from benchmarks.lan.network import Network
 from benchmarks.peers.witness import Asked
 from benchmarks.transport.teams import CONNECT_S, Team
+from scripts.local.processes import Process, Processes
 
 DOWN_S = 2.0
 RATE_HZ = 10.0
@@ -70,21 +70,20 @@ def drop(
     """
     found = []
     site = network.site()
-    with Children(logs) as children:
+    with Processes(logs) as processes:
         peers = dict.fromkeys(scenario.peer for scenario in scenarios)
-        teams = {peer: Team(peer, 0, size, children, site) for peer in peers}
+        teams = {peer: Team(peer, 0, size, processes, site) for peer in peers}
         for scenario in scenarios:
             team = teams[scenario.peer]
             witness = team.witness(RATE_HZ, scenario.timeout_s)
             witness.answer(CONNECT_S)
             found.append(_drop(network, scenario, team, witness))
             witness.kill()
-            children.all.remove(witness)
             step()
     return found
 
 
-def _drop(network: Network, scenario: Scenario, team: Team, witness: Child) -> Outage:
+def _drop(network: Network, scenario: Scenario, team: Team, witness: Process) -> Outage:
     time.sleep(_BEFORE_S)
     before, down = team.logged(), time.monotonic()
     network.cut(*scenario.link)
@@ -102,7 +101,7 @@ def _drop(network: Network, scenario: Scenario, team: Team, witness: Child) -> O
     return summary(scenario.name, asked, down, up, now, logged)
 
 
-def _told(witness: Child) -> list[Asked]:
+def _told(witness: Process) -> list[Asked]:
     witness.tell({})
     return [Asked(**each) for each in witness.answer(_ANSWER_S)["asked"]]
 

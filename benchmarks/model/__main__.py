@@ -6,6 +6,11 @@ an impression within a minute. Writes `results/model-NAME.json` and a picture be
 
 from __future__ import annotations
 
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import json
 import os
@@ -73,9 +78,11 @@ class Row:
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Flags("python -m benchmarks.model", __doc__)
     parser.add_argument("--model", default="pi0", choices=["pi0", "pi05", "pi0_fast", "tiny"])
-    parser.add_argument("--device", default="auto", choices=list(Device))
+    parser.add_argument(
+        "--device", type=Device, default=Device.auto, help="cpu, cuda, cuda:N, auto"
+    )
     parser.add_argument("--dtype", default="auto", choices=list(Dtype))
     parser.add_argument("--depth", type=int, help="layers at most; default: all")
     parser.add_argument("--cameras", type=int, default=3, choices=[1, 2, 3])
@@ -94,7 +101,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="one run, batches 1 and 2")
     parser.add_argument("--name", help="of the results; default: model, device and depth")
-    given = parser.parse_args(arguments)
+    given = parser.read(arguments)
     if given.agreement and given.model == "pi0_fast":
         parser.error("--agreement: the answers of pi0_fast are tokens, which tests compare")
     if given.quick:
@@ -122,7 +129,7 @@ def row(batch: int, stage: str, seconds: list[float], floor_ms: float | None) ->
 
 def make_runner(config: WorkerConfig, given: argparse.Namespace) -> Runner | FastRunner:
     """The model with made-up weights, as a worker would load it."""
-    device, dtype = Device(given.device), Dtype(given.dtype)
+    device, dtype = given.device, Dtype(given.dtype)
     if config.model.architecture is Architecture.pi0_fast:
         return FastRunner(config.model, None, device, dtype, config.runtime)
     return Runner(config.model, None, device, dtype, config.runtime, config.num_steps, 0)
@@ -160,7 +167,7 @@ def measure(given: argparse.Namespace) -> dict[str, Any]:
     config = composed(given)
     clock = time.process_time if given.cpu_time else time.perf_counter
     set_threads(given.threads, embedded=False)
-    device = choose_device(Device(given.device))
+    device = choose_device(given.device)
     dtype = choose_dtype(Dtype(given.dtype), device)
     before = gemm_rate(device, dtype, clock)
     memory = {"copy": copy_rate(device, clock), "read": read_rate(device, clock)}
@@ -245,4 +252,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

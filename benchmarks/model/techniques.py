@@ -7,7 +7,11 @@ Writes `results/techniques-NAME.json`.
 
 from __future__ import annotations
 
-import argparse
+from conf.flags import Flags, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import json
 import os
 import time
@@ -266,14 +270,14 @@ def _cells(result: dict[str, Any]) -> Iterator[list[str]]:
 
 def main() -> None:
     """Measure, print, save."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = Flags("python -m benchmarks.model.techniques", __doc__)
     parser.add_argument("--depth", type=int, default=2, help="layers of each transformer")
     parser.add_argument("--times", type=int, default=3, help="turns of which the median counts")
     parser.add_argument("--threads", type=int, help="of torch; default: all cores")
     groups = [group for group in GROUPS if group != "compile"]
     parser.add_argument("--only", nargs="+", choices=list(GROUPS), default=groups)
     parser.add_argument("--name", default="cpu-float32", help="of the results")
-    given = parser.parse_args()
+    given = parser.read()
     result = measure(given.only, given.depth, given.times, given.threads)
     Console(width=130).print(table(result))
     RESULTS.mkdir(exist_ok=True)
@@ -283,4 +287,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -9,7 +9,7 @@ from benchmarks.peers.patience import keep_trying
 from benchmarks.transport.observations import ACTIONS, Answer, Observation
 
 
-class _NullPolicy:
+class _NoopPolicy:
     """Answers at once. The server writes into the answer, so each gets its own dict."""
 
     def infer(self, observation: Observation) -> dict[str, Any]:
@@ -20,10 +20,10 @@ class _NullPolicy:
 
 
 def serve(host: str, port: int) -> None:
-    """Serve the null policy."""
+    """Serve the policy."""
     from openpi_server import WebsocketPolicyServer
 
-    WebsocketPolicyServer(_NullPolicy(), host=host, port=port).serve_forever()
+    WebsocketPolicyServer(_NoopPolicy(), host=host, port=port).serve_forever()
 
 
 def connect(

@@ -8,6 +8,11 @@ it on a quiet machine: it measures microseconds.
 
 from __future__ import annotations
 
+from conf.flags import INTERRUPTED, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import os
 import sys
 from collections.abc import Sequence
@@ -17,6 +22,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.figures import table
+from benchmarks.neighbours import BUSY
 from benchmarks.transport.bars import figures, last_line, ratio_table
 from benchmarks.transport.cells import Cells, others_cores, save, tables
 from benchmarks.transport.options import make_plan, parser
@@ -24,14 +30,12 @@ from benchmarks.transport.plan import measure
 from scripts.local.processes import ProcessError
 
 LOGS = Path("outputs/transport")
-BUSY = 0.1  # cores; above this the figures are not to be trusted
-INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0 all within their bars, 1 not, 2 the machine or an option does not allow it,
     3 a peer failed, 130 interrupted."""
-    options = parser(__doc__).parse_args(arguments)
+    options = parser(__doc__).read(arguments)
     plan = make_plan(options)
     if any(plan.pinned) and len(os.sched_getaffinity(0)) < 2:
         print("pinning needs two cores: add --unpinned", file=sys.stderr)
@@ -77,4 +81,4 @@ def _report(cells: Cells) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

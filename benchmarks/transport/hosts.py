@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from benchmarks.children import Child
+from scripts.local.processes import Process
 
 _LOOPBACK = "127.0.0.1"
 
@@ -30,7 +30,7 @@ class Site:
     robot: Host = Host()
     broker: Host = Host()
     worker: Host = Host()
-    emulators: Sequence[Child] = field(default_factory=list)  # of links: part of what is measured
+    emulators: Sequence[Process] = field(default_factory=list)  # of links: part of what is measured
 
 
 HERE = Site()

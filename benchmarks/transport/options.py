@@ -8,17 +8,17 @@ from pathlib import Path
 from benchmarks.transport.observations import LAYOUTS
 from benchmarks.transport.plan import Plan
 from benchmarks.transport.teams import PEERS
+from conf.flags import Flags, between
+
+at_least_one = between(1, 64)
+rate = between(0, 1000, float)
 
 RESULT = Path("benchmarks/results/transport.json")
 
 
-def parser(about: str | None) -> argparse.ArgumentParser:
+def parser(about: str | None) -> Flags:
     """For the command line. `--help` shows `about`."""
-    result = argparse.ArgumentParser(
-        prog="python -m benchmarks.transport",
-        description=about,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    result = Flags("python -m benchmarks.transport", about)
     add = result.add_argument
     add("--headline", action="store_true", help="the figures that count: one robot, pinned")
     add("--quick", action="store_true", help="a few seconds, to see that it works")
@@ -51,17 +51,3 @@ def make_plan(options: argparse.Namespace) -> Plan:
         seconds=options.seconds or (0.2 if quick else 0.5),
         rounds=options.rounds or (1 if quick else 6),
     )
-
-
-def at_least_one(text: str) -> int:
-    """1 to 64."""
-    if not 1 <= (number := int(text)) <= 64:
-        raise argparse.ArgumentTypeError(f"{text}: 1 to 64 is expected")
-    return number
-
-
-def rate(text: str) -> float:
-    """0 to 1000."""
-    if not 0.0 <= (number := float(text)) <= 1000.0:
-        raise argparse.ArgumentTypeError(f"{text}: 0 to 1000 is expected")
-    return number

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks.children import Children
 from benchmarks.transport.cells import Cell, Cells, Conditions
 from benchmarks.transport.hosts import HERE, Site
 from benchmarks.transport.pacing import Turn
 from benchmarks.transport.teams import Team
+from scripts.local.processes import Processes
 
 _FEWEST = 10  # requests of a robot in a turn, however slow its pace
 _OTHER_ROUNDS = 3  # conditions that only illustrate get a third of the rounds
@@ -72,9 +72,9 @@ def measure(
     """
     cells: Cells = {}
     for robots, size in itertools.product(plan.robots, plan.sizes):
-        with Children(logs / f"{robots}-{size}") as children:
+        with Processes(logs / f"{robots}-{size}") as processes:
             progress(f"starting {robots} of each", 0)
-            teams = [Team(peer, robots, size, children, site) for peer in plan.peers]
+            teams = [Team(peer, robots, size, processes, site) for peer in plan.peers]
             for team in teams:
                 team.wait_connected()
             for conditions, team in _order(plan, plan.conditions(robots, size), teams):

@@ -7,13 +7,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
-from benchmarks.children import Child, Children
 from benchmarks.neighbours import Neighbours
 from benchmarks.openpi_venv import ROOT, openpi_python
 from benchmarks.transport.hosts import HERE, Host, Site
 from benchmarks.transport.observations import ACTION_DIM, HORIZON
 from benchmarks.transport.pacing import UNTIMED, Taken, Turn
-from scripts.local.processes import free_ports
+from scripts.local.processes import Process, Processes, free_ports
 
 CONNECT_S = 90.0
 _ANSWER_S = 120.0  # beyond the turn's own time
@@ -68,10 +67,10 @@ class Result:
 
 
 class Team:
-    """Runs as long as `children` do."""
+    """Runs as long as `processes` do."""
 
     def __init__(
-        self, name: str, robots: int, size: str, children: Children, site: Site = HERE
+        self, name: str, robots: int, size: str, processes: Processes, site: Site = HERE
     ) -> None:
         """Start the servers and the robots; `wait_connected` before anything else.
 
@@ -80,7 +79,7 @@ class Team:
         """
         peer = {**PEERS, **FAR}[name]
         self.name = name
-        self._children, self._site = children, site
+        self._processes, self._site = processes, site
         self._python = str(peer.python)
         self._environment = {"PYTHONPATH": str(ROOT), **peer.environment}
         port, backend = free_ports(2)
@@ -105,7 +104,7 @@ class Team:
         for server in self._servers.values():
             server.check()
 
-    def witness(self, rate_hz: float, timeout_s: float) -> Child:
+    def witness(self, rate_hz: float, timeout_s: float) -> Process:
         """One more robot, of `benchmarks.peers.witness`, that takes no part in turns."""
         arguments = (*self._asking, str(rate_hz), str(timeout_s))
         return self._start(self._site.robot, "witness", "benchmarks.peers.witness", *arguments)
@@ -153,10 +152,10 @@ class Team:
 
     def _cpu_s(self) -> dict[str, float]:
         others = [*self._robots, *self._site.emulators]
-        everyone = {**self._servers, **{child.name: child for child in others}}
-        return {name: child.cpu_s() for name, child in everyone.items()}
+        everyone = {**self._servers, **{process.name: process for process in others}}
+        return {name: process.cpu_seconds() for name, process in everyone.items()}
 
-    def _start_ours(self, front: Host, port: int, backend: int) -> dict[str, Child]:
+    def _start_ours(self, front: Host, port: int, backend: int) -> dict[str, Process]:
         inward = f"tcp://{front.address}:{backend}"
         ends = {
             "broker": [
@@ -164,7 +163,7 @@ class Team:
                 f"insecure={str(front.is_open).lower()}",
             ],
             "worker": [
-                *("env=aloha_sim", "model=tiny", "policy=null"),
+                *("env=aloha_sim", "model=tiny", "policy=noop"),
                 f"policy.action_horizon={HORIZON}",
                 f"policy.action_dim={ACTION_DIM}",
                 f"broker={inward}",
@@ -176,6 +175,8 @@ class Team:
             for name, arguments in ends.items()
         }
 
-    def _start(self, host: Host, role: str, module: str, *arguments: str) -> Child:
+    def _start(self, host: Host, role: str, module: str, *arguments: str) -> Process:
         command = [*host.inside, self._python, "-m", module, *arguments]
-        return self._children.start(f"{self.name} {role}", command, self._environment)
+        return self._processes.start_command(
+            f"{self.name} {role}", command, environment=self._environment, talks=True
+        )

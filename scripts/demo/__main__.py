@@ -7,6 +7,11 @@ it started is stopped when it ends, however it ends.
 
 from __future__ import annotations
 
+from conf.flags import INTERRUPTED, Flags, between, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
 import signal
 import sys
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
     from scripts.demo.simulated_robot import SimulatedRobot
 
 ACTIONS_PER_CHUNK = 10  # of the 50 that the policy gives
+MOST_STEPS = 100_000
 STEPS_PER_FRAME = 2  # a control step is 20 ms: 25 frames a second in the robot's own time
 KILL_AFTER_S = 0.005  # the model takes several times as long
 STATISTICS = {"p50": percentile(50), "p95": percentile(95), "max": largest}
@@ -148,22 +154,17 @@ def run(steps: int, with_kill: bool, output: Path, console: Console) -> None:
     console.print(f"{output / 'logs'}/      what broker and workers logged")
 
 
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; SystemExit with code 2 when it is wrong."""
-    parser = argparse.ArgumentParser(prog="python -m scripts.demo", description=__doc__)
-    parser.add_argument("--steps", type=_positive, default=300, help="control steps of 20 ms (300)")
+    parser = Flags("python -m scripts.demo", __doc__)
+    parser.add_argument(
+        "--steps", type=between(1, MOST_STEPS), default=300, help="control steps of 20 ms (300)"
+    )
     parser.add_argument("--no-kill", action="store_true", help="let both workers live")
     parser.add_argument(
         "--output", type=Path, default=Path("outputs"), help="folder for what it writes (outputs)"
     )
-    return parser.parse_args(arguments)
+    return parser.read(arguments)
 
 
 def _terminated(number: int, frame: FrameType | None) -> None:
@@ -180,7 +181,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         run(options.steps, not options.no_kill, options.output, console)
     except KeyboardInterrupt:
         console.print("stopped")
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        raise
     except (ProcessError, PolicyError, OSError, ValueError) as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr)
         return 1
@@ -188,4 +191,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

@@ -1,37 +1,39 @@
-"""Broker and workers as child processes that never outlive the one that started them.
+"""Child processes that never outlive the process that started them.
 
-Used by the demo and by tests. Each child leads a session of its own, so that Ctrl-C in a terminal
-reaches only the parent, which then stops the children in order; and the kernel is asked to kill
-each child when its parent dies, so that not even `kill -9` of the parent leaves one behind.
+Used by the demo, the benchmarks and the tests. Each child leads a session of its own, so that
+Ctrl-C in a terminal reaches only the parent, which then stops the children in order; and the
+kernel is asked to kill each child when its parent dies, so that not even `kill -9` of the parent
+leaves one behind.
 """
 
 from __future__ import annotations
 
-import ctypes
+import contextlib
+import json
 import os
 import re
-import signal
+import select
 import socket
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from types import FrameType, TracebackType
+from types import TracebackType
+from typing import IO, Any
+
+from scripts.local.forks import die_with, signals_wait
 
 READY_TIMEOUT_S = 120.0
 STOP_TIMEOUT_S = 3.0
 POLL_S = 0.02
 
-_PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _READY = re.compile(r"\bready\b")
-_LIBC = ctypes.CDLL(None, use_errno=True)
+_PAGE_MB = os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 class ProcessError(RuntimeError):
-    """A child ended, or did not become ready; the message has the end of its log."""
+    """A child ended, stayed silent or did not become ready; the message has the end of its log."""
 
 
 def free_ports(count: int) -> list[int]:
@@ -46,88 +48,128 @@ def free_ports(count: int) -> list[int]:
             each.close()
 
 
-def die_with(parent: int) -> Callable[[], None]:
-    """For `preexec_fn`, which runs between fork and exec: die when the process `parent` dies."""
-
-    def ask_kernel() -> None:
-        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the kernel knew
-            os._exit(1)
-
-    return ask_kernel
-
-
-@contextmanager
-def signals_wait() -> Iterator[None]:
-    """Signals that come inside are handled on leaving: to be used around a fork.
-
-    What their handlers raise in Python's at-fork hooks would be printed and lost. Their being
-    blocked would not do: another thread may take them, and the child would inherit it.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # handlers run in the main thread only
-        return
-    came: list[tuple[int, FrameType | None]] = []
-    # The one that a person sends is given back last, when all others are in place again.
-    numbers: tuple[int, ...] = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
-    handlers: dict[int, Callable[[int, FrameType | None], object]] = {}
-    for number in numbers:
-        if callable(handler := signal.getsignal(number)):  # not ignored, nor left to the kernel
-            handlers[number] = handler
-    try:
-        for number in reversed(handlers):
-            signal.signal(number, lambda *given: came.append(given))
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for number, frame in came:
-            handlers[number](number, frame)
-
-
 class Process:
-    """One `python -m MODULE key=value ...`, its output going to a log file."""
+    """One child process.
 
-    def __init__(self, name: str, module: str, arguments: Sequence[str], log: Path) -> None:
-        """Start it. `log` is the file for its stdout and stderr, overwritten."""
+    Its stdout and stderr go to a log file. With `talks`, stdout is left out of the log: stdin and
+    stdout carry messages, each a line of JSON.
+
+    Attributes:
+        name: what messages and errors call it.
+        log: the file of its output.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        *,
+        environment: Mapping[str, str] | None = None,
+        talks: bool = False,
+    ) -> None:
+        """Start it. `environment` is added to ours; `log` is overwritten."""
         self.name = name
         self.log = log
         with log.open("wb") as output:
             self._child = subprocess.Popen(
-                [sys.executable, "-m", module, *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
+                command,
+                stdin=subprocess.PIPE if talks else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if talks else output,
+                stderr=output,
+                env={**os.environ, **(environment or {})},
+                text=True,
                 start_new_session=True,
                 preexec_fn=die_with(os.getpid()),
             )
 
     @property
     def pid(self) -> int:
+        """Its process id."""
         return self._child.pid
 
     def is_alive(self) -> bool:
         """Whether it still runs."""
         return self._child.poll() is None
 
+    def check(self) -> None:
+        """Do nothing while it runs.
+
+        Raises:
+            ProcessError: it has ended.
+        """
+        if not self.is_alive():
+            raise self._ended()
+
     def cpu_seconds(self) -> float:
-        """CPU time that its threads have used so far; ProcessError when it ended."""
-        # What clock_getcpuclockid(3) returns for a process: no library call is needed for it.
+        """CPU time in seconds that all its threads have used so far.
+
+        Raises:
+            ProcessError: it has ended.
+        """
         try:
+            # What clock_getcpuclockid(3) returns for a process: nanoseconds, not clock ticks.
             return time.clock_gettime((~self.pid << 3) | 2)
-        except OSError as error:
-            raise ProcessError(f"{self.name} has no CPU clock: {error}") from error
+        except OSError:
+            raise self._ended() from None
+
+    def resident_mb(self) -> float:
+        """Resident memory in MB of 10^6 bytes.
+
+        Raises:
+            ProcessError: it has ended.
+        """
+        self.check()
+        pages = Path(f"/proc/{self.pid}/statm").read_text().split()[1]
+        return int(pages) * _PAGE_MB
+
+    def place(self, cores: Collection[int]) -> None:
+        """Let all its threads run on these cores only; threads to come inherit it."""
+        for thread in os.listdir(f"/proc/{self.pid}/task"):
+            os.sched_setaffinity(int(thread), cores)
+
+    def tell(self, message: Mapping[str, Any]) -> None:
+        """Send a message to a process that `talks`.
+
+        Raises:
+            ProcessError: it has ended.
+        """
+        pipe = self._pipe(self._child.stdin)
+        try:
+            pipe.write(json.dumps(message) + "\n")
+            pipe.flush()
+        except BrokenPipeError:
+            raise self._ended() from None
+
+    def answer(self, timeout_s: float) -> dict[str, Any]:
+        """The next message of a process that `talks`.
+
+        Raises:
+            ProcessError: it ended, or said nothing for `timeout_s` seconds.
+        """
+        pipe = self._pipe(self._child.stdout)
+        if not select.select([pipe], [], [], timeout_s)[0]:
+            raise ProcessError(f"{self.name} is silent for {timeout_s:.0f} s: {self.last_words()}")
+        line = pipe.readline()
+        if not line:
+            self._child.wait()
+            raise self._ended()
+        message: dict[str, Any] = json.loads(line)
+        return message
 
     def said_ready(self) -> bool:
         """Whether the word `ready` is in its log."""
         return _READY.search(self.log.read_text(errors="replace")) is not None
 
     def wait_ready(self, timeout_s: float = READY_TIMEOUT_S) -> None:
-        """Return once it said `ready`; ProcessError when it ends first or takes too long."""
+        """Return once it said `ready`.
+
+        Raises:
+            ProcessError: it ended before, or needs more than `timeout_s` seconds.
+        """
         give_up = time.monotonic() + timeout_s
         while not self.said_ready():
-            if not self.is_alive():
-                raise ProcessError(f"{self.name} ended: {self.last_words()}")
+            self.check()
             if time.monotonic() > give_up:
                 raise ProcessError(
                     f"{self.name} was not ready after {timeout_s:.0f} s: {self.last_words()}"
@@ -149,7 +191,13 @@ class Process:
         """SIGKILL, and wait until it is gone; its exit code (-9 unless it had ended before)."""
         if self.is_alive():
             self._child.kill()
-        return self._child.wait()
+        code = self._child.wait()
+        for pipe in (self._child.stdin, self._child.stdout):
+            # The last message to it may still be in the pipe's buffer.
+            with contextlib.suppress(BrokenPipeError):
+                if pipe is not None:
+                    pipe.close()
+        return code
 
     def wait(self, timeout_s: float) -> int | None:
         """Its exit code, or None if it still runs after `timeout_s`."""
@@ -158,40 +206,62 @@ class Process:
         except subprocess.TimeoutExpired:
             return None
 
+    def _pipe(self, pipe: IO[str] | None) -> IO[str]:
+        if pipe is None:
+            raise RuntimeError(f"{self.name} was started without talks=True")
+        return pipe
+
+    def _ended(self) -> ProcessError:
+        return ProcessError(f"{self.name} ended: {self.last_words()}")
+
 
 class Processes:
     """A context in which children are started; leaving it stops them all, the newest first.
 
     To be used from the main thread: the kernel takes the end of the thread that started a child
     for the end of its parent.
+
+    Attributes:
+        all: those that were started, the oldest first.
     """
 
     def __init__(self, logs: Path) -> None:
         """`logs` is the folder for the log files; it is made when missing."""
         logs.mkdir(parents=True, exist_ok=True)
         self._logs = logs
-        self._started: list[Process] = []
+        self.all: list[Process] = []
 
     def start(self, name: str, module: str, *arguments: str) -> Process:
         """Start `python -m module arguments...`, logging to `NAME.log`."""
-        log = self._logs / f"{name.replace(' ', '-')}.log"
+        return self.start_command(name, [sys.executable, "-m", module, *arguments])
+
+    def start_command(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        talks: bool = False,
+    ) -> Process:
+        """Start any program, logging to `NAME.log`; the arguments are those of `Process`."""
+        log = self._logs / f"{name.replace(' ', '-').replace('/', '-')}.log"
         with signals_wait():
-            process = Process(name, module, arguments, log)
-            self._started.append(process)
+            process = Process(name, command, log, environment=environment, talks=talks)
+            self.all.append(process)
         return process
 
     def stop(self) -> None:
         """SIGTERM to all, SIGKILL to those that still run after STOP_TIMEOUT_S."""
         try:
-            for process in reversed(self._started):
+            for process in reversed(self.all):
                 process.terminate()
             give_up = time.monotonic() + STOP_TIMEOUT_S
-            for process in self._started:
+            for process in self.all:
                 process.wait(max(0.0, give_up - time.monotonic()))
         finally:  # a second Ctrl-C ends the waiting, not the stopping
-            for process in self._started:
+            for process in self.all:
                 process.kill()
-            self._started.clear()
+            self.all.clear()
 
     def __enter__(self) -> Processes:
         return self

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts.local.processes import die_with, free_ports
+from scripts.local.forks import die_with
+from scripts.local.processes import free_ports
 
 WAIT_S = 60.0  # only ever used up where something is wrong
 HANG_UP = signal.SIGHUP

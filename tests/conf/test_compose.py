@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import operator
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -67,14 +69,22 @@ def test_an_address_with_brackets_may_have_quotes(given: str) -> None:
         ("insecure=5", "insecure is 5: true or false"),
         ("insecure=1", "insecure is 1: true or false"),
         ("insecure=0.5", "insecure is 0.5: true or false"),
-        ("frontend={a: 1}", "frontend: "),
+        ("frontend={a: 1}", "frontend is '{a: 1}': tcp://"),
+        ("log_level=1e5", "log_level is '1e5'"),
+        ("--frontend", r"--frontend is no option: .*did you mean frontend=VALUE\?"),
+        ("--frontend=tcp://x:1", r"did you mean frontend=tcp://x:1\?"),
+        ("--log-format=json", r"did you mean log_format=json\?"),
+        ("--forntend=x", r"did you mean frontend=x\?"),
+        ("-x", "-x is no option: settings are KEY=VALUE. --help lists them all"),
+        ("--limits.max_bytes=5", r"did you mean limits.max_bytes=5\?"),
         ("frontend=127.0.0.1:8000", "frontend is '127.0.0.1:8000': tcp://ADDRESS:PORT"),
         ("frontend=tcp://127.0.0.1:8001", "the same"),
         ("frontend=tcp://127.0.0.1:99999", "a port from 1 to 65535"),
         ("backend=tcp://127.0.0.1:0", "a port from 1 to 65535"),
         ("backend=tcp://127.0.0.1", "a port from 1 to 65535"),
         ("log_level=loud", "log_level is 'loud': debug, info"),
-        ("frontend", "frontend"),
+        ("frontend", r"'frontend' is not KEY=VALUE: did you mean frontend=VALUE\?"),
+        ("log_level.x=1", "log_level.x"),
         ("=1", "unknown key ''"),
         ("", "."),
         ("frontend=[", r"\["),
@@ -93,13 +103,17 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("env=alhoa", r"env=alhoa is not one of .*: did you mean 'aloha'\?"),
         ("env=5", "env=5 is not one of"),
         ("model=huge", "model=huge is not one of .*tiny"),
-        ("policy=nothing", "policy=nothing is not one of echo, null, pi0"),
+        ("policy=nothing", "policy=nothing is not one of echo, noop, pi0"),
         ("policy=[1]", r"policy=\[1\] is not one of"),
         ("runtime=fast", "runtime=fast is not one of default"),
         ("env={a: 1}", "env={a: 1} is not one of"),
         ("recipe=nonsense", "recipe=nonsense is not one of aloha_pen_uncap_pi0, .*"),
         ("+recipe=droid_pi5", r"recipe=droid_pi5 .*: did you mean 'droid_pi05'\?"),
         ("recipe=null", "recipe=null is not one of"),
+        ("policy=null", "policy=null is not one of echo, noop, pi0"),
+        ("env=1e5", "env=1e5 is not one of"),
+        ("env=007", "env=007 is not one of"),
+        ("checkpoint=???", r"checkpoint=\?\?\?: .* a value that is still to come"),
         ("download=5", "download is 5: .*download.cache_dir="),
         ("download=null", "download is None"),
         ("model.vlm=5", "model.vlm is 5: .*model.vlm.width="),
@@ -127,7 +141,7 @@ def test_a_brokers_mistake_is_one_line_that_names_it(override: str, words: str) 
         ("env.adapt_to_pie=true", r"did you mean 'env.adapt_to_pi'\?"),
         ("num_steps=few", "num_steps: .*'few'"),
         ("num_steps=0", "num_steps must be at least 1"),
-        ("device=gpu", "device: Invalid value 'gpu', expected one of"),
+        ("device=gpu", "device=gpu is none of cpu, cuda, cuda:N"),
         ("name=''", "name= must not be empty"),
         ("name=null", "name"),
         ("~broker", "broker"),
@@ -163,6 +177,84 @@ def test_prompts_need_no_quotes_of_hydra(prompt: str) -> None:
     assert worker("env=aloha", f"++env.default_prompt={prompt}").env.default_prompt == prompt
 
 
+LIKE_SOMETHING_ELSE = [
+    *("1.10", "1e5", "007", "0x10", "1_000", "-5", "inf", "nan", "12:30", ""),
+    *("true", "Yes", "off", "Null", "NULL", "none", "~", "-", "?"),
+    *("[a]", "[1,2]", "{a: 1}", "a,b", "a: b", "a=b", "#x", "x #y", "%", "*", "@x", "!x", "|"),
+    *("choice(a,b)", "range(1,3)", "glob(*)", "str(1)", "int(1.0)", "sort(b,a)", "shuffle(1,2)"),
+    *(r"a\, b", r"C:\new\table", "a\\", "\\", "it's", 'a "b"', "`x`", "$5", "$", "$(x)"),
+    *(" a ", "a\tb", "a\nb", "é", "機", "gs://bucket/pi0?x=1&y#z", "/data/a b|c"),
+]
+
+
+TEXTS = ("env.asset_id", "default_prompt", "checkpoint", "download.cache_dir", "key")
+
+
+@pytest.mark.parametrize("text", LIKE_SOMETHING_ELSE)
+def test_a_text_arrives_as_it_was_typed(text: str) -> None:
+    prefix = "++" if len(text) % 2 else ""
+    words = [f"{prefix}{key}={text}" for key in TEXTS]
+    config = worker(f"name=a {text}", *words)  # a name must not be empty
+    assert config.name == f"a {text}"
+    assert {operator.attrgetter(key)(config) for key in TEXTS} == {text}
+    assert broker(f"keys={text}", "frontend=tcp://127.0.0.1:9").keys == text
+
+
+@pytest.mark.parametrize("name", ["1.10", "1e5", "007", "true", "[a]"])
+def test_a_name_arrives_as_it_was_typed(name: str) -> None:
+    assert worker(f"name={name}").name == name
+
+
+@pytest.mark.parametrize("text", ["1.10", "1e5", "[a]", "true"])
+def test_a_text_of_a_policy_arrives_as_it_was_typed(text: str) -> None:
+    policy = worker("env=aloha", f"policy.checkpoint={text}", f"policy._target_={text}").policy
+    assert (policy["checkpoint"], policy["_target_"]) == (text, text)
+    assert worker("env=aloha", "policy=noop", "policy.time_s=1e-3").policy["time_s"] == 1e-3
+
+
+def test_a_robot_of_ones_own_is_named_as_it_was_typed() -> None:
+    with pytest.raises(ValueError, match=r"env.robot=1e5 is none of"):
+        worker("env=aloha", "env.robot=1e5")
+
+
+def test_a_file_that_has_a_number_for_a_text_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(FOLDER, tmp_path / "conf")
+    lines = (tmp_path / "conf" / "env" / "aloha.yaml").read_text()
+    (tmp_path / "conf" / "env" / "007.yaml").write_text(lines.replace("name: aloha", "name: 1.10"))
+    monkeypatch.setattr("conf.compose.FOLDER", tmp_path / "conf")
+    monkeypatch.setattr("conf.overrides.FOLDER", tmp_path / "conf")
+    with pytest.raises(ConfigError, match=r"env.name is 1.1: a text is expected, .* quotes"):
+        worker("env=007")
+    assert worker("env=007", "env.name=1.10").env.name == "1.10"
+
+
+def test_null_is_nothing_where_nothing_may_be() -> None:
+    assert broker("keys=null").keys is None
+    assert worker("env=aloha", "checkpoint=null").checkpoint is None
+    assert worker("env=aloha", "checkpoint='null'").checkpoint == "null"
+
+
+@pytest.mark.parametrize(
+    ("words", "meant"),
+    [
+        (["--env", "aloha"], "env=aloha"),
+        (["env", "aloha"], "env=aloha"),
+        (["env=aloha", "--default-prompt", "fold it"], "'default_prompt=fold it'"),
+        (["device=cpu", "--model.vlm.depth", "3"], "model.vlm.depth=3"),
+        (["--recpie", "droid_pi05"], "recipe=droid_pi05"),
+        (["--env", "--model"], "env=VALUE"),
+        (["model"], "model=VALUE"),
+    ],
+)
+def test_the_form_of_the_scripts_is_answered_with_the_right_one(
+    words: list[str], meant: str
+) -> None:
+    with pytest.raises(ConfigError, match=re.escape(f"did you mean {meant}?")):
+        worker(*words)
+
+
 @pytest.mark.parametrize(
     ("quoted", "prompt"),
     [
@@ -178,11 +270,10 @@ def test_prompts_may_have_quotes_of_hydra(quoted: str, prompt: str) -> None:
 def test_what_hydra_reads_by_itself_it_reads() -> None:
     assert worker("env=aloha_towel", "default_prompt=null").default_prompt is None
     assert worker("env=aloha", "default_prompt=${name}").default_prompt == "aloha"
-    assert worker("env=aloha", r"default_prompt=a\, b").default_prompt == "a, b"
 
 
 def test_a_value_that_the_shell_took_apart_is_told_whole() -> None:
-    with pytest.raises(ConfigError, match=r"'it' is not key=value: .* 'default_prompt=pick it up'"):
+    with pytest.raises(ConfigError, match=r"'it' is not KEY=VALUE: .* 'default_prompt=pick it up'"):
         worker("env=aloha", "default_prompt=pick", "it", "up", "device=cpu")
 
 
@@ -194,7 +285,7 @@ def test_a_policy_of_ones_own_gets_its_own_keys_and_no_others(others: tuple[str,
 
 
 def test_keys_of_a_policy_can_be_set_one_by_one() -> None:
-    assert worker("policy=null", "policy.time_s=0.5").policy["time_s"] == 0.5
+    assert worker("policy=noop", "policy.time_s=0.5").policy["time_s"] == 0.5
 
 
 @pytest.mark.parametrize("name", ["broker", "worker"])

@@ -89,7 +89,12 @@ def _scheduling(result: Result) -> list[str]:
         for r in result["rows"]
     ]
     heads = ("robots", "workers", "µs a request", "of it heartbeats")
-    return [*_table(heads, rows), "", f"At most {result['bar_us']:g} µs. ({_when(result)})"]
+    largest = result["rows"][-1]  # the only row that the bar is for
+    bar = (
+        f"At {largest['robots']:,} robots and {largest['workers']} workers at most "
+        f"{result['bar_us']:g} µs. ({_when(result)})"
+    )
+    return [*_table(heads, rows), "", bar]
 
 
 def _beats(row: Result) -> str:

@@ -59,3 +59,14 @@ def test_chaos_is_told_in_one_sentence(tmp_path: Path) -> None:
 def test_a_document_without_marks_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no marks"):
         render("nothing here", tmp_path)
+
+
+def test_the_bar_of_scheduling_is_told_of_its_own_row_alone(tmp_path: Path) -> None:
+    rows = [
+        {"robots": robots, "workers": workers, "median_us": 1000.0 / robots}
+        for robots, workers in ((1, 100), (1000, 100))
+    ]
+    (tmp_path / "scheduling.json").write_text(json.dumps({"rows": rows, "bar_us": 60.0}))
+    rendered = render(EMPTY, tmp_path)
+    assert "At 1,000 robots and 100 workers at most 60 µs." in rendered
+    assert rendered.index("| 1 | 100 | 1000 |") < rendered.index("At 1,000 robots")

@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         stack.broker()
         workers = [
             stack.worker("echo"),
-            stack.worker("zeros", policy="null"),
+            stack.worker("zeros", policy="noop"),
             stack.staged("Faulty", "faulty"),
         ]
         for worker in workers:

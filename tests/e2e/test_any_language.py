@@ -42,7 +42,7 @@ def test_metadata_and_errors_as_the_text_says(shared: Stack) -> None:
         socket.connect(f"tcp://127.0.0.1:{shared.frontend}")
         socket.send(msgpack.packb({"v": 1, "kind": "metadata", "policy": "zeros"}))
         header, body = map(msgpack.unpackb, socket.recv_multipart())
-        assert (header["kind"], body["model"]) == ("result", "null")
+        assert (header["kind"], body["model"]) == ("result", "noop")
         socket.send(msgpack.packb({"v": 1, "kind": "infer", "policy": "zeros"}))
         (frame,) = socket.recv_multipart()
         error = msgpack.unpackb(frame)

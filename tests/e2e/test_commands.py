@@ -25,7 +25,8 @@ def run(module: str, *settings: str) -> subprocess.CompletedProcess[str]:
         ),
         ("broker", "+foo=1", "configuration: unknown key 'foo'; --help lists them all"),
         ("broker", "limits.max_bytes=many", "configuration: limits.max_bytes:"),
-        ("broker", "--port", "--port is no option: settings are key=value, --help lists them"),
+        ("broker", "--port", "--port is no option: settings are KEY=VALUE. --help lists them all"),
+        ("worker", "--env", "did you mean env=VALUE?"),
         ("worker", "env=alhoa", "configuration: env=alhoa is not one of "),
         ("worker", "modle=tiny", "configuration: unknown key 'modle': did you mean 'model'?"),
         ("worker", "num_steps=0", "configuration: num_steps must be at least 1"),
@@ -33,7 +34,7 @@ def run(module: str, *settings: str) -> subprocess.CompletedProcess[str]:
     ],
 )
 def test_a_mistake_is_one_line_and_exit_code_2(module: str, setting: str, words: str) -> None:
-    done = run(module, *(["policy=null"] if module == "worker" else []), setting)
+    done = run(module, *(["policy=noop"] if module == "worker" else []), setting)
     assert done.returncode == 2
     assert words in done.stderr
     assert len(done.stderr.splitlines()) == 1

@@ -51,7 +51,7 @@ def waiting(site: Site) -> int:
 
 def test_a_stopping_broker_finishes_what_workers_have_and_sends_the_rest_away(site: Site) -> None:
     broker = site.start_broker("timers.drain_ms=20000")
-    site.start_worker("slow", "policy=null", "policy.time_s=1.5", "name=slow").wait_ready()
+    site.start_worker("slow", "policy=noop", "policy.time_s=1.5", "name=slow").wait_ready()
     first: list[object] = []
     second: list[object] = []
     threads = [outcome(site, first)]
@@ -68,7 +68,7 @@ def test_a_stopping_broker_finishes_what_workers_have_and_sends_the_rest_away(si
 
 def test_a_stopping_worker_finishes_and_gets_nothing_new(site: Site) -> None:
     site.start_broker()
-    slow = ("policy=null", "policy.time_s=0.4", "name=slow")
+    slow = ("policy=noop", "policy.time_s=0.4", "name=slow")
     worker = site.start_worker("one", *slow)
     worker.wait_ready()
     answers: list[object] = []
@@ -92,7 +92,7 @@ def test_a_worker_at_the_robots_port_is_told_where_it_belongs(site: Site) -> Non
 
 def test_a_worker_whose_terminal_goes_drains(site: Site) -> None:
     site.start_broker()
-    worker = site.start_worker("one", "policy=null", "policy.time_s=0.4")
+    worker = site.start_worker("one", "policy=noop", "policy.time_s=0.4")
     worker.wait_ready()
     answers: list[object] = []
     thread = outcome(site, answers)
@@ -151,7 +151,7 @@ def test_a_signal_while_a_process_still_imports_ends_it_with_0(
         ("broker", ["keys=a", "insecure=true"], 2),
         ("broker", ["limits.max_bytes_per_robot=10"], 2),
         ("worker", ["log_format=xml"], 2),
-        ("worker", ["policy=null", "key=nowhere.key"], 2),
+        ("worker", ["policy=noop", "key=nowhere.key"], 2),
     ],
 )
 def test_each_cause_has_its_exit_code(

@@ -98,7 +98,7 @@ def test_another_brokers_key_file_is_told_as_such(site: Secured, tmp_path: Path)
 @pytest.mark.parametrize(("key", "said"), [("leg", "refuses the key"), (None, "asks for a key")])
 def test_who_is_no_worker_cannot_be_one(site: Secured, key: str | None, said: str) -> None:
     file = None if key is None else site.key(key)
-    false = site.start_worker(f"false {key}", "policy=null", "name=echo", key=file)
+    false = site.start_worker(f"false {key}", "policy=noop", "name=echo", key=file)
     assert false.wait(PATIENCE_S) == 4
     assert said in false.last_words()
 
@@ -110,7 +110,7 @@ def test_a_worker_is_no_robot(site: Secured) -> None:
 
 
 def test_a_worker_cannot_serve_another_policy(site: Secured) -> None:
-    false = site.start_worker("other", "policy=null", "name=other", key=site.key("gpu"))
+    false = site.start_worker("other", "policy=noop", "name=other", key=site.key("gpu"))
     assert false.wait(PATIENCE_S) == 4
     assert "may serve echo" in false.last_words()
 
@@ -247,7 +247,7 @@ def test_a_revoked_worker_leaves(site: Secured) -> None:
     site.make("gpu-2", Role.worker, "spare")
     os.kill(site.broker.pid, signal.SIGHUP)
     until(lambda: site.broker.log.read_text().count("5 peers may connect") == 2)
-    spare = site.start_worker("spare", "policy=null", "name=spare", key=site.key("gpu-2"))
+    spare = site.start_worker("spare", "policy=noop", "name=spare", key=site.key("gpu-2"))
     spare.wait_ready()
     revoke(site.keys, "gpu-2")
     os.kill(site.broker.pid, signal.SIGHUP)

@@ -64,7 +64,7 @@ def test_an_unknown_policy(shared: Stack) -> None:
 
 def test_metadata(shared: Stack) -> None:
     metadata = shared.client(policy="zeros").get_server_metadata()
-    assert metadata["model"] == "null"
+    assert metadata["model"] == "noop"
     assert metadata["action_horizon"] == 50
 
 

@@ -15,7 +15,8 @@ import pytest
 from client import ZmqPolicyClient
 from client.errors import BadObservation, MessageTooLarge
 from client.shared_memory import host_token
-from scripts.local.processes import Process, die_with
+from scripts.local.forks import die_with
+from scripts.local.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (224, 224, 3), np.uint8)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from benchmarks.children import Children
 from benchmarks.lan import network
 from benchmarks.lan.links import LINKS
 from benchmarks.lan.network import Network
+from scripts.local.processes import Processes
 from tests.e2e.policies import OPEN
 from tests.e2e.stack import WAIT_S, eventually
 from tests.hosts import needs_hosts
@@ -25,16 +25,17 @@ SOON_S = 14.0  # ZeroMQ's own heartbeat, every 15 s, must not be what finds it
 
 @needs_hosts
 def test_a_robot_whose_answer_is_cut_gives_the_connection_up_and_is_served(tmp_path: Path) -> None:
-    with Network(LINKS["unshaped"], tmp_path, "reno") as built, Children(tmp_path) as children:
+    with Network(LINKS["unshaped"], tmp_path, "reno") as built, Processes(tmp_path) as processes:
         site = built.site()
         python = [*site.worker.inside, sys.executable, "-m"]
         ports = ("frontend=tcp://0.0.0.0:8000", "backend=tcp://127.0.0.1:8001", "insecure=true")
-        children.start("broker", [*python, "broker", *ports])
+        processes.start_command("broker", [*python, "broker", *ports])
         gate = f"{{_target_: tests.e2e.policies.Gate, folder: {tmp_path}}}"
-        children.start(
+        processes.start_command(
             "worker", [*python, "worker", "broker=tcp://127.0.0.1:8001", f"policy={gate}"]
         )
-        robot = children.start("robot", [*site.robot.inside, sys.executable, "-c", ROBOT])
+        asking = [*site.robot.inside, sys.executable, "-c", ROBOT]
+        robot = processes.start_command("robot", asking, talks=True)
 
         def connections() -> list[str]:
             """What each has not been acknowledged yet, in bytes."""

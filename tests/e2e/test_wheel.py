@@ -16,7 +16,8 @@ from client import ZmqPolicyClient
 from scripts.local.processes import free_ports
 from tests.e2e.stack import WAIT_S, eventually
 
-PACKAGES = ("client", "broker", "worker", "conf")
+PACKAGES = ("client", "broker", "worker", "conf", "scripts")
+COMMANDS = ("keys", "status", "checkpoint")
 
 
 @pytest.fixture(scope="module")
@@ -84,7 +85,7 @@ class Outside:
         self._folder = folder
         # `-S` leaves out the site's own .pth files, one of which leads to the clone.
         path = os.pathsep.join([str(installed), sysconfig.get_path("purelib")])
-        self._environment = {**os.environ, "PYTHONPATH": path}
+        self.environment = {**os.environ, "PYTHONPATH": path}
         self._running: list[tuple[subprocess.Popen[bytes], Path]] = []
 
     def says(self, code: str) -> str:
@@ -92,7 +93,7 @@ class Outside:
         done = subprocess.run(
             [sys.executable, "-S", "-c", code],
             cwd=self._folder,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
             check=True,
@@ -106,7 +107,7 @@ class Outside:
             process = subprocess.Popen(
                 [sys.executable, "-S", "-m", *command],
                 cwd=self._folder,
-                env=self._environment,
+                env=self.environment,
                 stderr=log,
             )
         self._running.append((process, path))
@@ -131,12 +132,64 @@ def test_it_serves_outside_the_clone(installed: Path, tmp_path: Path) -> None:
     address = f"tcp://127.0.0.1:{backend}"
     try:
         outside.start("broker", f"frontend=tcp://127.0.0.1:{frontend}", f"backend={address}")
-        outside.start("worker", "env=libero", "policy=null", f"broker={address}")
+        outside.start("worker", "env=libero", "policy=noop", f"broker={address}")
         outside.start("worker", "env=aloha_sim", "model=tiny", f"broker={address}")
         eventually(outside.is_ready, "all are ready")
         with ZmqPolicyClient("127.0.0.1", frontend, policy="libero") as client:
             assert client.infer({}, deadline_s=WAIT_S)["actions"].shape[1] == 7
-            assert client.get_server_metadata()["model"] == "null"
+            assert client.get_server_metadata()["model"] == "noop"
     finally:
         codes = outside.stop()
     assert codes == [0, 0, 0]
+
+
+def command(installed: Path, name: str, folder: Path, *words: str) -> tuple[int, str]:
+    """Run one of the wheel's own commands in `folder`; its exit code and all that it printed."""
+    outside = Outside(installed, folder)
+    done = subprocess.run(
+        [sys.executable, "-S", str(installed / "bin" / f"zmq-policy-{name}"), *words],
+        cwd=folder,
+        env=outside.environment,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_S,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_its_commands_work_where_another_scripts_folder_is(
+    installed: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "scripts").mkdir()
+    (tmp_path / "scripts" / "__init__.py").write_text("raise RuntimeError('the wrong folder')")
+    code, told = command(installed, name, tmp_path, "--help")
+    assert code == 0
+    assert f"usage: zmq-policy-{name}" in told
+
+
+def test_a_key_is_made_with_its_command(installed: Path, tmp_path: Path) -> None:
+    code, told = command(installed, "keys", tmp_path, "make", "arm-1", "--role", "robot")
+    assert (code, (tmp_path / "keys" / "arm-1.key").exists()) == (0, True)
+    assert "arm-1.key is secret" in told
+    code, told = command(installed, "keys", tmp_path, "make", "arm-2", "role=robot")
+    assert (code, "did you mean --role robot?" in told) == (2, True)
+
+
+def test_a_robots_install_says_what_a_command_needs(installed: Path, tmp_path: Path) -> None:
+    (tmp_path / "rich.py").write_text("raise ModuleNotFoundError(\"No module named 'rich'\")")
+    code = (
+        f"import sys; sys.path.insert(0, {str(tmp_path)!r}); sys.path.insert(0, {str(installed)!r})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", f"{code}; from scripts.installed import status; status()"],
+        cwd=tmp_path,
+        env=Outside(installed, tmp_path).environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert "pip install 'zmq-policy-broker[broker]'" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -76,7 +76,10 @@ def _fast_agreements() -> Iterator[Agreement]:
     policy = make_fast_policy(*overrides(FAST_CHECKPOINT))
     yield from _cases(policy, FAST_CHECKPOINT, EXACT)
     for index, (ids, expected) in enumerate(decodings()):
-        error = difference(policy.tokenizer.chunk(ids), expected)
+        decoded = policy.tokenizer.chunk(ids)
+        # For what is no chunk the public system answers zeros, where we refuse.
+        ours = np.zeros_like(expected) if decoded is None else decoded
+        error = difference(ours, expected)
         yield Agreement(f"{FAST_CHECKPOINT}/{index}", "decoded tokens", error, DECODED)
     case = cases(FAST_CHECKPOINT)[-1]
     image = torch.from_numpy(policy.transforms.inputs(case.observation).images["base_0_rgb"])

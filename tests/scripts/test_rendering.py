@@ -41,7 +41,7 @@ def test_root_on_debian_gets_the_packages(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(subprocess, "run", answers({"update": 100}, calls))
-    assert rendering.main() == 0
+    assert rendering.main([]) == 0
     assert calls == rendering.install_commands()
     assert set(rendering.PACKAGES) < set(calls[1])
 
@@ -53,7 +53,7 @@ def test_a_failed_installation_is_told(
     monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/apt-get")
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(subprocess, "run", answers({"install": 100}, []))
-    assert rendering.main() == 1
+    assert rendering.main([]) == 1
     told = capsys.readouterr().err
     assert "apt-get install: E: no such luck" in told
     assert "run: apt-get update" in told
@@ -76,7 +76,7 @@ def test_others_are_told_what_to_do(
     monkeypatch.setattr(shutil, "which", lambda name: apt)
     monkeypatch.setattr(os, "geteuid", lambda: 1000)
     monkeypatch.setattr(subprocess, "run", never)
-    assert rendering.main() == 1
+    assert rendering.main([]) == 1
     told = capsys.readouterr().err
     assert "does not work: no libEGL" in told
     assert expected in told

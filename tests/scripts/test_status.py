@@ -15,6 +15,7 @@ from rich.console import Console
 from broker.security import Role
 from client import ZmqPolicyClient
 from client.errors import PolicyError
+from conf.flags import READER_GONE
 from scripts.keys import make
 from scripts.local.processes import Processes, free_ports
 from scripts.status import fair_shares, main, render
@@ -145,7 +146,7 @@ def test_a_reader_that_has_enough_ends_it_quietly(port: int) -> None:
         assert process.stderr is not None
         assert json.loads(process.stdout.readline())["workers"]
         process.stdout.close()
-        assert process.wait(WAIT_S) == 0
+        assert process.wait(WAIT_S) == READER_GONE
         assert process.stderr.read() == ""
 
 

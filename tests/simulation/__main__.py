@@ -25,7 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from benchmarks.machine import describe
-from scripts.local.processes import die_with, signals_wait
+from scripts.local.forks import die_with, signals_wait
 from tests.simulation.generator import generate
 from tests.simulation.schedule import Schedule
 from tests.simulation.shrink import as_test, failure, last_words, shrink

@@ -22,7 +22,7 @@ from broker.events import (
     WorkerUnreachable,
 )
 from client import errors
-from client.wire import FROM_CLIENT, FROM_WORKER, Header, decode_header, encode_header
+from client.wire import FROM_CLIENT, FROM_WORKER, VERSION, Header, decode_header, encode_header
 from tests.simulation.bounds import check_bounds
 from tests.simulation.clock import Clock
 from tests.simulation.ledger import Ledger, plain
@@ -184,8 +184,17 @@ class BrokerProcess:
     def _take_from_worker(self, connection: Connection, message: Message) -> None:
         try:
             header = decode_header(message[0], FROM_WORKER)
-        except errors.PolicyError:
-            return  # the shell answers this without the core
+        except errors.PolicyError as error:
+            if message[-1] != FORGED:
+                raise Violation(1, f"a worker said what cannot be read: {error}") from error
+            # The shell answers this without the core.
+            header = {"v": VERSION, "kind": "error", **errors.to_wire(error)}
+            connection.send(False, [encode_header(header)])
+            return
+        size = sum(map(len, message[1:]))
+        if header["kind"] == "result" and size > self._config.limits.max_bytes:
+            # Twice as many in one frame, and the connection would be cut without a word.
+            raise Violation(4, f"a worker answered {size} bytes")
         if message[-1] == FORGED and self._must_believe(connection.routing_id, header):
             return
         self._tell(WorkerMessage(connection.routing_id, header, message[1:]))
@@ -226,7 +235,12 @@ class BrokerProcess:
         if isinstance(command, ToRobot):
             connection = self._routes["robots"].get(plain(command.envelope)[0])
             if connection is not None:
-                frames = [*command.envelope[1:], encode_header(command.header), *command.payload]
+                header, payload = command.header, command.payload
+                if connection.link.misleads and "id" in header:
+                    connection.link.misleads = False
+                    client, sequence = header["id"]
+                    header, payload = {**header, "id": [client, sequence + 1]}, [FORGED]
+                frames = [*command.envelope[1:], encode_header(header), *payload]
                 connection.send(False, plain(frames))
         elif isinstance(command, ToWorker):
             connection = self._routes["workers"].get(command.worker)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from random import Random
 
 from tests.simulation import schedule as s
-from tests.simulation.schedule import RobotSpec, Schedule, Setting, Step, WorkerSpec
+from tests.simulation.schedule import EFFECTS, RobotSpec, Schedule, Setting, Step, WorkerSpec
 from tests.simulation.worker_seat import LIES
 
 TROUBLE_S = 2.2  # from the start; peace begins after the last step
@@ -117,7 +117,7 @@ def _ask(random: Random, robot: int, policy: str, moment: float) -> s.Ask:
         session=random.choice(("", "", "x")),
         priority=random.choice((0, 1, 1, 1, 5)),
         size=random.choice((0, 20, 60)),
-        effect=random.choices(("good", "bad", "kills", "empty"), (93, 4, 1, 2))[0],
+        effect=random.choices(EFFECTS, (90, 4, 1, 2, 2, 1))[0],
     )
 
 
@@ -171,6 +171,7 @@ TROUBLES: Mapping[str, Trouble] = {
     "cut": _cut,
     "partition": _partition,
     "delay": lambda r, w, at: s.Delay(at, _any_peer(r, w), r.choice((0.02, 0.1, 0.3)), _seconds(r)),
+    "mislead": lambda r, w, at: s.Mislead(at, r.randrange(len(w.robots))),
     "restart": lambda r, w, at: s.Restart(at, r.choice((0.01, 0.1, 0.5)), r.random() < 0.3),
     "pause": lambda r, w, at: s.Pause(at, _seconds(r), r.random() < 0.7),
     "jump": lambda r, w, at: s.Jump(at, r.choice((0.05, 0.5, 3.0, 100.0))),
@@ -181,7 +182,8 @@ MOODS: Mapping[str, tuple[str, ...]] = {
     "network": ("cut", "cut", "partition", "delay"),
     "reconnections": ("cut", "cut", "cut", "delay", "pause", "restart"),
     "workers": ("crash", "drain", "stall", "hang", "slow"),
+    "rollout": ("drain", "drain", "drain", "drain", "restart"),
     "broker": ("restart", "pause", "jump", "cut"),
-    "lies": ("forge", "forge", "forge", "hang", "cut"),
+    "lies": ("forge", "forge", "forge", "mislead", "hang", "cut"),
     "everything": tuple(TROUBLES),
 }

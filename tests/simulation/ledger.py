@@ -220,10 +220,18 @@ class Ledger:
             "ambiguous_policy": question.policy is None and len(recent) > 1,
             "draining": self.is_stopping,
             "message_too_large": not pending.attempts,
-            "protocol_error": not question.body,
+            "protocol_error": not question.body
+            or (question.body.startswith(b"garbled") and pending.attempts > 0),
+            "policy_failed": self._is_answer_too_large(question) and pending.attempts > 0,
             "bad_observation": question.body.startswith(b"bad") and pending.attempts > 0,
         }
         return bool(causes.get(code, False))
+
+    def _is_answer_too_large(self, question: Question) -> bool:
+        """The simulated workers answer their policy's name, a bar and what was asked."""
+        if self._core is None or question.body.startswith(b"bloated"):
+            return self._core is not None
+        return len(question.body) + 2 > self._core.config.limits.max_bytes
 
     def _check_nobody_waits(self, now: float) -> None:
         deadlines = self._deadlines

@@ -31,6 +31,9 @@ class Owner(Protocol):
     def disconnected(self, socket: Socket) -> None:
         """The connection was lost; the socket tries to make it again by itself."""
 
+    def missed(self, socket: Socket, message: Message) -> None:
+        """The broker sent this, and the socket was closed before it came."""
+
 
 class Listener(Protocol):
     """The broker's end of all connections."""
@@ -62,6 +65,8 @@ class Link:
         self.connections: list[Connection] = []
         self.under_way = 0  # messages
         self.random = Random(f"{seed}/{name}")
+        self.disturbances = 0  # so far
+        self.misleads = False  # is the next answer to be another's?
         self._blocked = 0  # by how many faults at once
         self._blockades = 0
 
@@ -78,6 +83,7 @@ class Link:
         """From now on everything is held up; ends that wait too long give up."""
         self._blocked += 1
         self._blockades += 1
+        self.disturbances += 1
         for connection in self.connections:
             for at_broker in (False, True):
                 patience = self.hang_up_s * (0.8 + 0.4 * self.random.random())
@@ -93,6 +99,7 @@ class Link:
     def heal(self) -> None:
         """Nothing is held up or delayed any more, and every broken connection is known."""
         self.extra_s = 0.0
+        self.misleads = False
         while self.is_blocked:
             self.unblock()
         for connection in [each for each in self.connections if each.is_cut]:
@@ -139,6 +146,7 @@ class Connection:
     def cut(self, peer_after_s: float, broker_after_s: float, hint: str) -> None:
         """Break; each end notices after its own time, and what is sent from now on is lost."""
         self.is_cut = True
+        self.link.disturbances += 1
         self._held = []
         self.link.clock.after(peer_after_s, self.close, False)
         self.link.clock.after(broker_after_s, self.close, True, hint)
@@ -159,6 +167,8 @@ class Connection:
     def _arrive(self, at_broker: bool, message: Message, note: Any) -> None:
         self.link.under_way -= 1
         if not self._open[at_broker]:
+            if not at_broker and message is not _FIN:
+                self.socket.owner.missed(self.socket, message)
             return
         if message is _FIN:
             self.close(at_broker)

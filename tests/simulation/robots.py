@@ -1,9 +1,9 @@
-"""Robots: the lazy pirate of `client.policy_client`, a bare REQ, and a DEALER that pipelines."""
+"""Robots that speak the protocol without our client: a bare REQ, and a DEALER that pipelines."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,9 @@ class Robot:
     def again(self) -> None:
         """The program sends its last message again; only where it may."""
 
+    def missed(self, socket: Socket, message: Message) -> None:
+        """An answer to what was given up."""
+
     def rest(self) -> None:
         """The program makes no further calls."""
 
@@ -59,8 +62,6 @@ class Robot:
 
     def _message(self, call: Call, deadline_ms: float) -> Message:
         """A call as a message with a fresh tag, entered into the ledger."""
-        self._sent += 1
-        call.tag = b"%s#%d" % (self._link.name.encode(), self._sent)
         header: Header = {"v": VERSION, "kind": call.kind, "deadline_ms": deadline_ms}
         header["priority"], header["session"] = call.priority, call.session
         id = RequestId(self._uuid, call.sequence) if self._spec.names_requests else None
@@ -68,20 +69,23 @@ class Robot:
             header["id"] = id
         if call.policy is not None:
             header["policy"] = call.policy
-        session = (self._uuid, call.session)
-        self._ledger.asked(
-            Question(call.tag, call.kind, id, session, call.policy, call.body, self._sent)
-        )
         body = [call.body] if call.body else []
-        return [call.tag, b"", encode_header(header), *body]
+        return self._enter(call, call.kind, id, [encode_header(header), *body])
+
+    def _enter(
+        self, call: Call, kind: str, id: RequestId | None, frames: Sequence[bytes]
+    ) -> Message:
+        """Frames of a call as a message with a fresh tag, entered into the ledger."""
+        self._sent += 1
+        call.tag = b"%s#%d" % (self._link.name.encode(), self._sent)
+        session = (self._uuid, call.session)
+        body = b"".join(frames[1:])
+        self._ledger.asked(Question(call.tag, kind, id, session, call.policy, body, self._sent))
+        return [call.tag, b"", *frames]
 
 
 class Caller(Robot):
-    """One request at a time on a socket that is replaced after every loss and every surrender.
-
-    With ids it resends after a lost connection, as our client does; without, it waits in vain
-    until its deadline, as a bare REQ does.
-    """
+    """A program that makes one call at a time on a socket that is replaced after every loss."""
 
     def __init__(
         self, clock: Clock, spec: RobotSpec, link: Link, listener: Listener, ledger: Ledger
@@ -92,7 +96,6 @@ class Caller(Robot):
         self._current: Call | None = None
         self._socket: Socket | None = None
         self._unsent: Message | None = None
-        self._sequence = 0
 
     @property
     def is_idle(self) -> bool:
@@ -109,48 +112,34 @@ class Caller(Robot):
         """The program makes no further calls; the one under way goes on."""
         self._calls.clear()
 
-    def connected(self, socket: Socket) -> None:
-        """What waited for a connection can go."""
-        if self._unsent is not None:
-            socket.send(self._unsent)
-            self._unsent = None
-
-    def disconnected(self, socket: Socket) -> None:
-        """The connection was lost while an answer is awaited, or while there was nothing to do."""
-        self._drop()
-        if self._current is not None and self._spec.names_requests:
-            self._try(self._current)
-
-    def receive(self, socket: Socket, message: Message, note: Any) -> None:
-        """An answer: on a socket this fresh it can only be to the latest message."""
-        header = decode_header(message[2], TO_CLIENT)
-        call = self._current
-        if call is None or message[0] != call.tag:
-            raise Violation(2, f"{self._link.name} got an answer to {message[0]!r}")
-        self._end(_word(header))
-
     def _next(self) -> None:
         call = self._current = self._calls.popleft() if self._calls else None
         if call is not None:
-            self._sequence += 1
-            call.sequence, call.until = self._sequence, self._clock.now + call.deadline_s
-            self._clock.at(call.until, self._give_up, call)
-            self._try(call)
+            call.until = self._clock.now + call.deadline_s
+            self._begin(call)
 
-    def _try(self, call: Call) -> None:
-        left_ms = (call.until - self._clock.now) * 1e3
-        if left_ms <= 0:
-            return
-        message = self._message(call, left_ms - min(100.0, 0.1 * left_ms))
+    def connected(self, socket: Socket) -> None:
+        """What waited for a connection can go."""
+        raise NotImplementedError
+
+    def disconnected(self, socket: Socket) -> None:
+        """The connection was lost while an answer is awaited, or while there was nothing to do."""
+        raise NotImplementedError
+
+    def receive(self, socket: Socket, message: Message, note: Any) -> None:
+        """An answer."""
+        raise NotImplementedError
+
+    def _begin(self, call: Call) -> None:
+        raise NotImplementedError
+
+    def _put(self, message: Message) -> bool:
+        """Send now, or as soon as there is a connection."""
         if self._socket is None:
             self._socket = Socket(self, self._link, self._listener, "robots")
-        if not self._socket.send(message):
-            self._unsent = message
-
-    def _give_up(self, call: Call) -> None:
-        if call is self._current:
-            self._drop()
-            self._end("gave up")
+        is_sent = self._socket.send(message)
+        self._unsent = None if is_sent else message
+        return is_sent
 
     def _end(self, word: str) -> None:
         call = self._current
@@ -164,6 +153,41 @@ class Caller(Robot):
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+
+    def _check_is_mine(self, message: Message) -> Call:
+        """On a socket this fresh an answer can only be to the latest message."""
+        call = self._current
+        if call is None or message[0] != call.tag:
+            raise Violation(2, f"{self._link.name} got an answer to {message[0]!r}")
+        return call
+
+
+class BareRobot(Caller):
+    """A REQ without ids: once its connection is lost, it waits in vain until its deadline."""
+
+    def _begin(self, call: Call) -> None:
+        self._clock.at(call.until, self._give_up, call)
+        left_ms = call.deadline_s * 1e3
+        self._put(self._message(call, left_ms - min(100.0, 0.1 * left_ms)))
+
+    def connected(self, socket: Socket) -> None:
+        """What waited for a connection can go."""
+        if self._unsent is not None:
+            self._put(self._unsent)
+
+    def disconnected(self, socket: Socket) -> None:
+        """The connection was lost while an answer is awaited, or while there was nothing to do."""
+        self._drop()
+
+    def receive(self, socket: Socket, message: Message, note: Any) -> None:
+        """An answer."""
+        self._check_is_mine(message)
+        self._end(_word(decode_header(message[2], TO_CLIENT)))
+
+    def _give_up(self, call: Call) -> None:
+        if call is self._current:
+            self._drop()
+            self._end("gave up")
 
 
 class Pipeliner(Robot):

@@ -14,6 +14,10 @@ from broker.config import BrokerConfig, Limits, Timers
 if TYPE_CHECKING:
     from tests.simulation.world import World
 
+EFFECTS = ("good", "bad", "kills", "empty", "garbled", "bloated")
+"""Of an observation: `bad` is refused by the policy, `kills` ends its worker, `empty` has no body,
+`garbled` cannot be decoded, and the answer to `bloated` is larger than a broker takes."""
+
 _LIE_EVERY_S = 0.02
 
 
@@ -94,10 +98,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Ask(Step):
-    """A robot's program calls `infer`.
-
-    `effect` of the observation: good, bad (refused by the policy), kills (its worker), empty.
-    """
+    """A robot's program calls `infer`; `effect` is one of `EFFECTS`."""
 
     robot: int
     deadline_s: float = 1.0
@@ -252,6 +253,16 @@ class Delay(Step):
     def happen(self, world: World) -> None:
         world.delay(self.peer, self.extra_s)
         world.clock.after(self.seconds, world.delay, self.peer, 0.0)
+
+
+@dataclass(frozen=True)
+class Mislead(Step):
+    """A robot with our client gets its next answer under the id of another request."""
+
+    robot: int
+
+    def happen(self, world: World) -> None:
+        world.mislead(self.robot)
 
 
 @dataclass(frozen=True)

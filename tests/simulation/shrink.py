@@ -38,8 +38,12 @@ def shrink(schedule: Schedule, invariant: int) -> Schedule:
             return False  # a step speaks of someone who was left out
         return violation is not None and violation.number == invariant
 
-    steps = _minimise(list(schedule.steps), lambda s: fails(replace(schedule, steps=tuple(s))))
-    return _plainest(replace(schedule, steps=tuple(steps)), fails)
+    while True:
+        shorter = _shortest(schedule, fails)
+        plainer = _plainest(shorter, fails)
+        if plainer == schedule:
+            return schedule
+        schedule = plainer  # in a plainer setting fewer steps may do
 
 
 def as_test(schedule: Schedule) -> str:
@@ -107,6 +111,14 @@ def _minimise(steps: list[Step], fails: Callable[[Sequence[Step]], bool]) -> lis
                 break
             parts = min(len(steps), 2 * parts)
     return steps
+
+
+def _shortest(schedule: Schedule, fails: Fails) -> Schedule:
+    """Without every step that does not matter."""
+    steps = _minimise(
+        list(schedule.steps), lambda kept: fails(replace(schedule, steps=tuple(kept)))
+    )
+    return replace(schedule, steps=tuple(steps))
 
 
 def _plainest(schedule: Schedule, fails: Fails) -> Schedule:

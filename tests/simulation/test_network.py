@@ -33,6 +33,9 @@ class Ends:
     def disconnected(self, socket: Socket) -> None:
         self.lost_at["peer"] = self.clock.now
 
+    def missed(self, socket: Socket, message: Message) -> None:
+        self.heard.append(b"missed " + message[0])
+
     def accept(self, connection: Connection) -> None:
         self.accepted.append(connection)
 

@@ -1,4 +1,8 @@
-"""`worker.service` and `worker.inference` on simulated time, word for word towards the broker."""
+"""A worker's process on simulated time: the real `worker.session`, and a double of what is around.
+
+The double stands for `worker.service` and the inference thread: it carries out what the session
+asks for, and its device takes its time, hangs or dies.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +14,32 @@ from typing import Any, Protocol
 
 from client import errors
 from client.body import encode_body
-from client.wire import TO_WORKER, VERSION, Header, RequestId, decode_header, encode_header
+from client.wire import TO_WORKER, VERSION, Header, decode_header, encode_header
 from tests.simulation.clock import Clock
 from tests.simulation.network import Connection, Link, Listener, Message, Socket
 from tests.simulation.schedule import WorkerSpec
 from tests.simulation.violation import Violation
+from worker.events import (
+    STOPPED,
+    Answered,
+    Command,
+    Event,
+    Exit,
+    Introduction,
+    PolicyReady,
+    Received,
+    Run,
+    Send,
+    Stop,
+    Tick,
+    Undecodable,
+    attempt_of,
+)
+from worker.session import DRAIN_S, Session
 
 FORGED = b"forged"  # the payload of a lie
 
-_DRAIN_S = 0.8
+_POLL_LATE_S = 0.0005  # the service's poll rounds up
 _METADATA: Message = [bytes(frame) for frame in encode_body({"model": "tiny"}, buffers=False)]
 
 
@@ -33,15 +54,10 @@ class Keeper(Protocol):
 class Job:
     """One attempt at one request; `registration` is the core's own record of this worker."""
 
-    header: Header
+    request: Header
     body: bytes
     received_at: float
     registration: Any
-
-    @property
-    def key(self) -> tuple[RequestId, int, int]:
-        """What the worker keeps it under."""
-        return self.header["id"], self.header["attempt"], self.header["epoch"]
 
 
 class WorkerProcess:
@@ -61,23 +77,26 @@ class WorkerProcess:
         self.slow = 1.0  # times longer than its own inference time
         self.most_held = 0
         self.last_result: Header | None = None
-        self.epoch: int | None = None
-        self.in_hand: dict[tuple[RequestId, int, int], Job] = {}
-        self._clock, self._keeper = clock, keeper
+        self._clock, self._keeper, self._link = clock, keeper, link
         self._random = Random(incarnation)
         self._incarnation = incarnation
-        self._digest = None if spec.downloads else spec.digest
+        self.session = Session(
+            self._introduction(None if spec.downloads else spec.digest), "the broker", clock.now
+        )
         self._jobs: deque[Job] = deque()
         self._on_device: list[Job] = []
+        self._unanswered: list[Job] = []
+        self._arriving: Any = None  # the note of the message that the session is told of
         self._hung_until = 0.0
-        self._warm = False
-        self._beat = 0
-        self._interval_s = 0.1
-        self._draining_until: float | None = None
+        self._wake = float("inf")
+        self._stop_at = float("inf")
+        self._left_early = self._is_refused = self._is_told_to_stop = False
+        self._last_connection: Connection | None = None
+        self._calm_drain: tuple[int, Connection | None] | None = None  # see `missed`
         self._stopped: list[tuple[Any, ...]] | None = None  # SIGSTOP: what waits for SIGCONT
         self._socket = Socket(self, link, listener, "workers", b"w" + incarnation)
         clock.after(spec.warm_up_s, self._run, self._warmed)
-        self._run(self._beat_or_hello)
+        self._run(self._tell, Tick())
 
     @property
     def identity(self) -> bytes:
@@ -101,10 +120,15 @@ class WorkerProcess:
         self._end("crashed")
 
     def drain(self) -> None:
-        """As on SIGTERM."""
-        if self._draining_until is None:
-            self._draining_until = self._clock.now + _DRAIN_S
-            self._run(self._beat_or_hello, False)
+        """As on SIGTERM. The operator sends one only; of several to a stopped process one comes."""
+        if not self._is_told_to_stop:
+            self._is_told_to_stop = True
+            self._run(self._stop)
+
+    def _stop(self) -> None:
+        self._calm_drain = self._link.disturbances, self.connection
+        self._stop_at = self._clock.now
+        self._tell(Stop())
 
     def stall(self) -> None:
         """As on SIGSTOP."""
@@ -125,11 +149,15 @@ class WorkerProcess:
         self._hung_until = until
 
     def say(self, fields: Header, payload: Sequence[bytes] = ()) -> bool:
-        """Send now or not at all."""
+        """A lie: what the session never said goes out as if it had."""
         header: Header = {"v": VERSION, **fields}
-        if self.epoch is not None:
-            header.setdefault("epoch", self.epoch)
+        if self.session.epoch is not None:
+            header.setdefault("epoch", self.session.epoch)
         return self._socket.send([encode_header(header), *payload])
+
+    def say_hello(self) -> None:
+        """A lie as well: nobody has asked."""
+        self._tell(Received({"v": VERSION, "kind": "who"}))
 
     def _run(self, action: Any, *arguments: Any) -> None:
         if self._stopped is not None:
@@ -140,8 +168,74 @@ class WorkerProcess:
     def _end(self, why: str) -> None:
         if self.alive:
             self.alive = False
+            self._last_connection = self.connection
+            self._left_early = why == "stopped" and self._clock.now < self._stop_at + DRAIN_S
             self._socket.close()
             self._keeper.ended(self, why)
+
+    # The session.
+
+    def _tell(self, event: Event) -> None:
+        """Tell the session, and carry out what it asks for."""
+        try:
+            commands = self.session.handle(event, self._clock.now)
+        except Exception as error:
+            raise Violation(1, f"{event} made a worker's session raise {error!r}") from error
+        if isinstance(event, (Answered, Undecodable)):
+            self._check_answer(event.request, commands)
+        for command in commands:
+            self._carry_out(command)
+        if self.alive:
+            self._plan_wake()
+
+    def _check_answer(self, request: Header, commands: Sequence[Command]) -> None:
+        """Each attempt is answered once, to the broker that has given it and to no other."""
+        id, attempt, epoch = attempt_of(request)
+        expected = [(id, attempt, epoch)] if epoch == self.session.epoch else []
+        sent = [each.header for each in commands if isinstance(each, Send)]
+        if [attempt_of(header) for header in sent] != expected:
+            raise Violation(1, f"{self.identity!r} answers {id}, attempt {attempt}, with {sent}")
+
+    def _carry_out(self, command: Command) -> None:
+        kind = type(command)
+        if kind is Send:
+            self._send(command)  # type: ignore[arg-type]
+        elif kind is Run:
+            self._take(command)  # type: ignore[arg-type]
+        elif kind is Exit:
+            if command.code != STOPPED and not self._is_refused:  # type: ignore[union-attr]
+                raise Violation(5, f"{self.identity!r} left though it was not refused")
+            self._end("refused" if self._is_refused else "stopped")
+
+    def _send(self, command: Send) -> None:
+        kind = command.header["kind"]
+        if kind in ("result", "failure"):
+            self.last_result = command.header
+        elif kind == "heartbeat":
+            self._check_ids(command.header)
+        self._socket.send([encode_header(command.header), *command.payload])  # type: ignore[list-item]
+
+    def _check_ids(self, heartbeat: Header) -> None:
+        """A heartbeat names what the process has of this broker, no more and no less."""
+        told = {(id, attempt) for id, attempt in heartbeat["ids"]}
+        held = [attempt_of(job.request) for job in self._unanswered]
+        if told != {(id, attempt) for id, attempt, epoch in held if epoch == heartbeat["epoch"]}:
+            raise Violation(4, f"{self.identity!r} has {held} and says {told}")
+
+    def _plan_wake(self) -> None:
+        wake = self.session.wake_at() + _POLL_LATE_S
+        if wake < self._wake:
+            self._wake = wake
+            self._clock.at(wake, self._run, self._tick, wake)
+
+    def _tick(self, planned: float) -> None:
+        if planned == self._wake:
+            self._wake = float("inf")
+            self._tell(Tick())
+
+    def _introduction(self, digest: str | None) -> Introduction:
+        spec = self.spec
+        return Introduction(self._incarnation, spec.policy, spec.slots, 4, digest, _METADATA)
 
     # The socket.
 
@@ -153,79 +247,42 @@ class WorkerProcess:
 
     def receive(self, socket: Socket, message: Message, note: Any) -> None:
         """The broker sent this."""
-        if socket is not self._socket or not self.alive:
-            return
-        header = decode_header(message[0], TO_WORKER)
-        kind = header["kind"]
-        if kind == "infer":
-            self._infer(Job(header, b"".join(message[1:]), self._clock.now, note))
-        elif kind == "heartbeat":
-            if header["epoch"] == self.epoch:
-                self._beat = header["n"]
-        elif kind == "who":
-            self.hello()
-        elif kind == "welcome":
-            self.epoch, self._beat = header["epoch"], 0
-            self._interval_s = header["heartbeat_ms"] / 1e3
-            self._say_ready()
-        elif kind == "error":
-            self._end("refused")
+        if socket is self._socket and self.alive:
+            self._arriving = note
+            header = decode_header(message[0], TO_WORKER)
+            self._is_refused |= header.get("code") == errors.WorkerRefused.code()
+            self._tell(Received(header, message[1:]))
 
-    def _infer(self, job: Job) -> None:
-        self.in_hand[job.key] = job
-        self.most_held = max(self.most_held, len(self.in_hand))
-        together = [j for j in self.in_hand.values() if j.registration is job.registration]
+    def missed(self, socket: Socket, message: Message) -> None:
+        """The broker sent this, and it came when the process had ended.
+
+        One that drained, undisturbed and with time left, must have waited for it.
+        """
+        calm = self._calm_drain == (self._link.disturbances, self._last_connection)
+        if calm and self._left_early and decode_header(message[0])["kind"] == "infer":
+            raise Violation(1, f"{self.identity!r} left while a request was on its way to it")
+
+    # Decoding and the device.
+
+    def _take(self, run: Run) -> None:
+        """As the service decodes a request and queues it for the inference thread."""
+        job = Job(run.request, b"".join(run.payload), self._clock.now, self._arriving)  # type: ignore[arg-type]
+        self._unanswered.append(job)
+        self.most_held = max(self.most_held, len(self._unanswered))
+        together = [each for each in self._unanswered if each.registration is job.registration]
         if len(together) > self.spec.slots:
             raise Violation(3, f"{len(together)} requests for {self.spec.slots} slots")
+        if job.body.startswith(b"garbled"):
+            self._unanswered.remove(job)
+            self._tell(Undecodable(job.request, errors.ProtocolError("no body")))
+            return
         self._jobs.append(job)
         if not self._on_device:
             self._begin()
 
-    def hello(self) -> None:
-        fields: Header = {
-            "kind": "hello",
-            "incarnation": self._incarnation,
-            "policy": self.spec.policy,
-            "horizon": 4,
-            "state": self._state(),
-            "slots": self.spec.slots,
-        }
-        if self._digest is not None:
-            fields["digest"] = self._digest
-        self.say(fields, _METADATA)
-
-    def _say_ready(self) -> None:
-        if self._warm and self.epoch is not None:
-            inference_ms = self.spec.inference_s * 1e3
-            self.say({"kind": "ready", "slots": self.spec.slots, "inference_ms": inference_ms})
-
-    def _state(self) -> str:
-        if self._draining_until is not None:
-            return "draining"
-        return "ready" if self._warm else "warming"
-
-    def _beat_or_hello(self, again: bool = True) -> None:
-        now = self._clock.now
-        if again:
-            self._clock.after(self._interval_s, self._run, self._beat_or_hello)
-        if self._draining_until is not None and (not self.in_hand or now >= self._draining_until):
-            self.say({"kind": "goodbye", "message": "it was stopped"})
-            self._end("stopped")
-            return
-        if self.epoch is None:
-            self.hello()
-            return
-        ids = [[id, attempt] for id, attempt, epoch in self.in_hand if epoch == self.epoch]
-        self.say({"kind": "heartbeat", "n": self._beat, "ids": ids, "state": self._state()})
-
-    # The device.
-
     def _warmed(self) -> None:
-        self._warm = True
-        if self._digest is None:
-            self._digest = self.spec.digest
-            self.hello()
-        self._say_ready()
+        ready = PolicyReady(self._introduction(self.spec.digest), self.spec.inference_s * 1e3)
+        self._tell(ready)
 
     def _begin(self) -> None:
         """Take the next jobs; those that are too late fail without being computed."""
@@ -233,8 +290,8 @@ class WorkerProcess:
             taken = self.spec.slots if self.spec.batched else 1
             jobs = [self._jobs.popleft() for _ in range(min(taken, len(self._jobs)))]
             for job in jobs:
-                if self._clock.now > job.received_at + job.header["deadline_ms"] / 1e3:
-                    self._answer(job, {"kind": "failure", "code": "deadline_exceeded"})
+                if self._clock.now > job.received_at + job.request["deadline_ms"] / 1e3:
+                    self._answer(job, errors.to_wire(errors.DeadlineExceeded("too late")))
                 else:
                     self._on_device.append(job)
         if self._on_device:
@@ -251,18 +308,19 @@ class WorkerProcess:
             self._end("crashed")
             return
         for job in jobs:
-            if job.body.startswith(b"bad"):
-                fields = {"kind": "failure", **errors.to_wire(errors.BadObservation("state"))}
-                self._answer(job, fields)
-            else:
-                payload = [self.spec.policy.encode() + b"|" + job.body]
-                self._answer(job, {"kind": "result", "timing": {"infer_ms": 1.0}}, payload)
+            self._compute(job)
         self._begin()
 
+    def _compute(self, job: Job) -> None:
+        if job.body.startswith(b"bad"):
+            self._answer(job, errors.to_wire(errors.BadObservation("state")))
+            return
+        answer = self.spec.policy.encode() + b"|" + job.body
+        if job.body.startswith(b"bloated"):
+            answer += bytes(2_000)  # more than any broker here takes
+        self._answer(job, {"timing": {"infer_ms": 1.0}}, [answer])
+
     def _answer(self, job: Job, fields: Header, payload: Sequence[bytes] = ()) -> None:
-        # After a lost connection the same attempt may have come twice: each is answered.
-        self.in_hand.pop(job.key, None)
-        fields = {**fields, "id": job.header["id"], "attempt": job.header["attempt"]}
-        self.last_result = fields
-        if job.header["epoch"] == self.epoch:
-            self.say(fields, payload)
+        self._unanswered.remove(job)
+        kind = "result" if payload else "failure"
+        self._tell(Answered(job.request, {"kind": kind, **fields}, payload))

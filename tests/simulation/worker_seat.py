@@ -141,7 +141,7 @@ class Seat:
 
     def forge(self, lie: str) -> None:
         """Tell one of `LIES`."""
-        if self.process is None or self.process.epoch is None or self._world.at_peace:
+        if self.process is None or self.process.session.epoch is None or self._world.at_peace:
             return
         lies: dict[str, Callable[[WorkerProcess], object]] = {
             "repeat": self._repeat,
@@ -150,11 +150,11 @@ class Seat:
             "claim": self._claim,
             "old epoch": self._old_epoch,
             "next attempt": self._next_attempt,
-            "hello": lambda process: process.hello(),
+            "hello": lambda process: process.say_hello(),
             "ready": lambda process: process.say(
                 {"kind": "ready", "slots": self._spec.slots, "inference_ms": 0.0}
             ),
-            "garbage": lambda process: process.say({"kind": "result", "id": "nonsense"}),
+            "garbage": lambda process: process.say({"kind": "result", "id": "nonsense"}, [FORGED]),
         }
         lies[lie](self.process)
 
@@ -169,16 +169,16 @@ class Seat:
 
     def _claim(self, process: WorkerProcess) -> None:
         ids = [[id, attempt] for id, attempt in self._attempts()]
-        ids += [[id, attempt] for id, attempt, _ in process.in_hand]
+        ids += [[id, attempt] for id, attempt, _ in process.session.in_hand]
         process.say({"kind": "heartbeat", "n": 0, "ids": ids, "state": "ready"})
 
     def _old_epoch(self, process: WorkerProcess) -> None:
-        for id, attempt, epoch in process.in_hand:
+        for id, attempt, epoch in process.session.in_hand:
             fields = {"kind": "result", "id": id, "attempt": attempt, "epoch": epoch - 1}
             process.say(fields, [FORGED])
 
     def _next_attempt(self, process: WorkerProcess) -> None:
-        for id, attempt, _ in process.in_hand:
+        for id, attempt, _ in process.session.in_hand:
             process.say({"kind": "result", "id": id, "attempt": attempt + 1}, [FORGED])
 
     def _attempts(self) -> list[tuple[RequestId, int]]:

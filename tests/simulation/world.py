@@ -9,10 +9,11 @@ from broker.states import WorkerState
 from tests.simulation import schedule as steps
 from tests.simulation.bounds import check_empty
 from tests.simulation.broker_process import BrokerProcess
+from tests.simulation.client_robot import ClientRobot
 from tests.simulation.clock import Clock
 from tests.simulation.ledger import Ledger
 from tests.simulation.network import Link
-from tests.simulation.robots import Call, Caller, Pipeliner, Robot
+from tests.simulation.robots import BareRobot, Call, Pipeliner, Robot
 from tests.simulation.schedule import Schedule
 from tests.simulation.violation import Violation
 from tests.simulation.worker_seat import Seat
@@ -96,6 +97,11 @@ class World:
     def delay(self, peer: str, extra_s: float) -> None:
         """From now on a peer's messages take this much longer."""
         self.links[peer].extra_s = extra_s
+        self.links[peer].disturbances += 1
+
+    def mislead(self, robot: int) -> None:
+        """The next answer to a robot comes under the id of another request."""
+        self.links[f"r{robot}"].misleads = True
 
     def restart(self, down_s: float, gently: bool) -> None:
         """End the broker and start it again."""
@@ -143,6 +149,8 @@ class World:
                 if seat.comes_back:
                     return f"{seat.name} has not come back"
                 continue
+            if seat.process.session.state == "draining":
+                return f"{seat.name} has not left yet"
             worker = core.pool.by_id.get(seat.process.identity)
             live.add(seat.process.identity)
             if worker is None or not self.broker.reaches(seat.process):
@@ -162,7 +170,7 @@ class World:
         for number in range(count):
             spec = steps.RobotSpec()
             link = self._link(f"p{policy}{number}", spec.delay_s, float("inf"))
-            robot = Caller(self.clock, spec, link, self.broker, self.ledger)
+            robot = ClientRobot(self.clock, spec, link, self.broker, self.ledger)
             robot.on_answer = lambda call, word: words.update([word])
             robot.call(Call("infer", self._body("good", 30), _PROBE_DEADLINE_S, policy))
         rate = sum(1.0 / seat.spec.inference_s for seat in seats)
@@ -194,5 +202,7 @@ class World:
     def _robot(self, name: str, spec: steps.RobotSpec) -> Robot:
         # Towards robots ZeroMQ's heartbeats are patient enough never to matter here.
         link = self._link(name, spec.delay_s, float("inf"))
-        kind = Pipeliner if spec.pipelines else Caller
+        if spec.pipelines:
+            return Pipeliner(self.clock, spec, link, self.broker, self.ledger)
+        kind = ClientRobot if spec.names_requests else BareRobot
         return kind(self.clock, spec, link, self.broker, self.ledger)

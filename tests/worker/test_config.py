@@ -109,8 +109,8 @@ def test_the_model_chooses_its_policy_unless_the_command_line_does() -> None:
     for model, policy in (("pi0", "pi0.Pi0Policy"), ("pi05", "pi0.Pi0Policy")):
         config = compose_worker("env=droid", f"model={model}")
         assert config.policy["_target_"] == f"worker.policies.{policy}"
-    config = compose_worker("env=droid", "model=pi0_fast", "policy=null")
-    assert config.policy["_target_"] == "worker.policies.null.NullPolicy"
+    config = compose_worker("env=droid", "model=pi0_fast", "policy=noop")
+    assert config.policy["_target_"] == "worker.policies.noop.NoopPolicy"
 
 
 @pytest.mark.parametrize(
@@ -143,15 +143,15 @@ def test_the_command_line_wins_over_env_and_recipe() -> None:
     assert compose_worker("env=aloha_sim", "default_prompt=null").default_prompt is None
 
 
-@pytest.mark.parametrize("policy", ["echo", "null"])
+@pytest.mark.parametrize("policy", ["echo", "noop"])
 def test_policies_without_a_model_take_shape_from_env_and_model(policy: str) -> None:
     config = compose_worker("env=libero", f"policy={policy}")
     assert (config.policy["action_horizon"], config.policy["action_dim"]) == (10, 7)
 
 
 def test_the_null_policy_has_a_settable_time() -> None:
-    config = compose_worker("policy=null", "policy.time_s=0.02")
-    assert config.policy["_target_"] == "worker.policies.null.NullPolicy"
+    config = compose_worker("policy=noop", "policy.time_s=0.02")
+    assert config.policy["_target_"] == "worker.policies.noop.NoopPolicy"
     assert config.policy["time_s"] == 0.02
 
 
@@ -201,7 +201,10 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
     [
         "num_steps=0",
         "seed=-1",
+        "device=gpu",
+        "device=cuda:x",
         "name=''",
+        f"name={'x' * 129}",
         "runtime.slots=0",
         "runtime.threads=0",
         "env.control_hz=0",
@@ -216,6 +219,12 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
 def test_values_that_cannot_work_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
         compose_worker("env=aloha_sim", "model=tiny", wrong)
+
+
+@pytest.mark.parametrize("device", ["cuda:3", "cuda", "cpu", "auto"])
+def test_a_device_is_named_as_torch_names_it(device: str) -> None:
+    config = compose_worker("env=aloha", "model=tiny", f"device={device}")
+    assert (config.device, config.policy["device"]) == (device, device)
 
 
 def test_good_settings_become_typed_objects() -> None:

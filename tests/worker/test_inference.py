@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import select
 import time
@@ -34,6 +35,8 @@ def reports(device: InferenceThread, count: int) -> list[Report]:
     while len(taken) < count:
         assert poller.poll(WAIT_MS), "the device is silent"
         taken += device.take_reports()
+        ended = [report for report in taken if isinstance(report, Broken)]
+        assert not ended or len(taken) == count, ended
     return taken
 
 
@@ -209,13 +212,55 @@ def test_a_policy_that_cannot_be_made_ready(error: BaseException, stage: str) ->
     assert broken.error is error
 
 
-def test_a_policy_that_ends_the_thread_is_told_of() -> None:
-    def leave(observation: dict[str, Any]) -> None:
-        raise SystemExit(1)
+class Stubborn(RuntimeError):
+    """An error that cannot even say what it is."""
 
-    device = InferenceThread(Scripted(leave))
-    device.start()
-    device.give(job())
-    warm, broken = reports(device, 2)
-    assert isinstance(warm, Warm)
-    assert isinstance(broken, Broken)
+    def __str__(self) -> str:
+        raise ValueError("no words")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        SystemExit(1),
+        KeyboardInterrupt(),
+        GeneratorExit(),
+        asyncio.CancelledError(),
+        BaseExceptionGroup("several", [KeyboardInterrupt()]),
+        Stubborn(),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+@pytest.mark.parametrize("in_batch", [False, True])
+def test_whatever_a_policy_raises_fails_its_request_only(
+    error: BaseException, in_batch: bool
+) -> None:
+    def infer(observation: dict[str, Any]) -> dict[str, Any]:
+        if "leave" in observation:
+            raise error
+        return {"actions": np.zeros((1, 1))}
+
+    policy = Scripted(infer)
+    if in_batch:
+        policy.infer_batch = lambda observations: [infer(each) for each in observations]  # type: ignore[attr-defined]
+    thread = InferenceThread(policy, 2, batch_wait_s=60.0 * in_batch)
+    thread.start()
+    for each in (job({"leave": 1}, 1), job({}, 2)):
+        thread.give(each)
+    _, *answers = reports(thread, 3)
+    told = {each.job.id.sequence: each.fields for each in answers if isinstance(each, Answer)}
+    assert told[1]["code"] == "policy_failed"
+    assert type(error).__name__ in told[1]["message"]
+    assert told[2]["kind"] == "result"
+
+
+def test_an_exception_among_the_results_of_a_batch_fails_its_request_only() -> None:
+    policy = Scripted(actions)
+    policy.infer_batch = lambda observations: [SystemExit(2), actions({})]  # type: ignore[attr-defined]
+    thread = InferenceThread(policy, 2, batch_wait_s=60.0)
+    thread.start()
+    for each in (job({}, 1), job({}, 2)):
+        thread.give(each)
+    _, *answers = reports(thread, 3)
+    kinds = [each.fields["kind"] for each in answers if isinstance(each, Answer)]
+    assert kinds == ["failure", "result"]

@@ -185,6 +185,40 @@ def test_garbage_from_the_broker_is_survived(broker: Broker, worker: Running) ->
     broker.hears("result")
 
 
+def test_a_message_without_its_fields_ends_nothing(broker: Broker, worker: Running) -> None:
+    broker.welcomes()
+    for kind in ("infer", "welcome", "heartbeat", "who", "nonsense"):
+        broker._socket.send_multipart([broker.worker, encode_header({"v": 1, "kind": kind})])
+    broker.gives(1, {"tag": 1})
+    broker.hears("result")
+
+
+def test_an_answer_above_the_brokers_limit_fails_its_request_only(
+    broker: Broker, worker: Running
+) -> None:
+    broker.hears("hello")
+    broker.says("welcome", heartbeat_ms=20, max_bytes=2_000)
+    broker.hears("ready")
+    broker.gives(1, {"tag": "x" * 3_000})
+    failure = broker.hears("failure")
+    assert failure["code"] == "policy_failed"
+    assert "limits.max_bytes" in failure["message"]
+    broker.gives(2, {"tag": "x"})
+    assert broker.hears("result")["id"].sequence == 2
+
+
+def test_metadata_that_cannot_be_sent_once_they_are_known(broker: Broker) -> None:
+    class Late(Policy):
+        digest = None  # type: ignore[assignment]
+
+        def load(self) -> None:
+            self.metadata = {"action_horizon": "many"}
+
+    running = Running(Late(), broker.endpoint)
+    assert broker.hears("goodbye")["message"] == "WorkerError"
+    assert running.ends() == BROKEN
+
+
 def test_who_is_answered_by_hello(broker: Broker, worker: Running) -> None:
     broker.welcomes()
     incarnation = broker.hears("heartbeat") and worker.service._incarnation

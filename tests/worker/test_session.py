@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 import pytest
@@ -337,3 +338,47 @@ def test_it_wakes_later_than_now_after_every_tick() -> None:
         life.tell(Tick())
         assert life.session.wake_at() > life.now
         life.now = life.session.wake_at()
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_any_history_keeps_the_protocol(seed: int) -> None:
+    """Whatever comes in whatever order: nothing is raised, all that is said can be read."""
+    random = Random(seed)
+    life, running = Life(), list[Header]()
+    numbers = (None, 0, 1, 2**63 - 1)
+    for _ in range(300):
+        fields = {
+            "epoch": random.choice((EPOCH, EPOCH, EPOCH + 1)),
+            "id": RequestId(random.choice((b"c" * 16, b"r" * 255)), random.randrange(90)),
+            "attempt": random.choice((1, 1, 2)),
+            "n": random.choice(numbers),
+            "heartbeat_ms": random.choice((None, 1.0, 100.0)),
+            "max_bytes": random.choice((None, 1, 1_000)),
+            "code": random.choice((None, "protocol_error")),
+        }
+        told = {k: v for k, v in fields.items() if v is not None and random.random() < 0.95}
+        kind = random.choice(("welcome", "infer", "infer", "infer", "heartbeat", "who", "error"))
+        if kind == "error":
+            kind = "error" if life.session.epoch is not None else "who"
+            told["code"] = "protocol_error"  # any other ends it
+        life.tell(Received({"v": 1, "kind": kind, **told}))
+        running += [each.request for each in life.commands if isinstance(each, Run)]
+        life.said()
+        if running and random.random() < 0.6:
+            request = running.pop(random.randrange(len(running)))
+            life.tell(
+                random.choice(
+                    (
+                        Answered(request, RESULT, (b"x" * random.choice((1, 2_000)),)),
+                        Undecodable(request, ProtocolError("no body" * 500)),
+                    )
+                )
+            )
+            answers = [each for each in life.said() if each["kind"] in ("result", "failure")]
+            assert len(answers) == (request["epoch"] == life.session.epoch)
+        life.passes(random.choice((0.0, 0.0, 0.05, 0.2)))
+        life.said()
+        assert life.session.wake_at() > life.now - 1e-9
+    for request in running:
+        life.tell(Answered(request, RESULT, (b"",)))
+    assert life.session.in_hand == {}

@@ -10,15 +10,20 @@ from typing import Any
 
 import torch
 
-from worker.checkpoints.files import TOKENIZER_NAMES, WEIGHTS_FILE
-from worker.checkpoints.orbax_names import EMBEDDING_NAME
+from worker.checkpoints.dtypes import BY_SAFETENSORS
+from worker.checkpoints.files import TOKENIZER_NAMES
+from worker.checkpoints.layout import WEIGHTS_FILE
+from worker.checkpoints.lerobot import CONFIG, POSTPROCESSOR, PREPROCESSOR
+from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.safetensors_file import Description
 from worker.checkpoints.weights import Weights
 from worker.errors import CheckpointError
-from worker.runtime.loading import TORCH_DTYPES, as_tensor
+from worker.runtime.loading import as_tensor, torch_dtype
 
-BESIDE = ("assets", "fast_tokenizer", *TOKENIZER_NAMES)
+BESIDE = ("assets", "fast_tokenizer", *TOKENIZER_NAMES, CONFIG)
 """What else belongs to a checkpoint."""
+LEROBOT_FILES = (f"{PREPROCESSOR}*", f"{POSTPROCESSOR}*")
+"""What belongs to LeRobot's: steps and statistics."""
 TIED_NAME = "paligemma_with_expert.paligemma.model.language_model.embed_tokens.weight"
 # Gemma's norms: a few numbers, which every worker computes with in float32.
 _NORM = re.compile(r"(input_layernorm|post_attention_layernorm|language_model\.norm|model\.norm)\.")
@@ -37,8 +42,11 @@ def converted_dtype(name: str, chosen: str) -> str:
 def convert(weights: Weights, folder: Path, dtype: str, advance: Callable[[int], None]) -> Path:
     """Write `folder/model.safetensors`; `advance` is told how many bytes were read.
 
-    No more than one layer is in memory. Raises `CheckpointError` where `weights` are damaged or
-    the file does not fit on the disk; then no file is left.
+    No more than one layer is in memory.
+
+    Raises:
+        CheckpointError: `weights` are damaged or the file does not fit on the disk; then no file
+            is left.
     """
     tensors = {
         name: Description(converted_dtype(name, dtype), tensor.shape)
@@ -58,7 +66,8 @@ def convert(weights: Weights, folder: Path, dtype: str, advance: Callable[[int],
             file.write(header)
             for name, start, values in weights.pieces():
                 # Torch transposes three times as fast as numpy.
-                block = as_tensor(values).to(TORCH_DTYPES[tensors[name].dtype]).contiguous()
+                kind = BY_SAFETENSORS[tensors[name].dtype]
+                block = as_tensor(values).to(torch_dtype(kind.name)).contiguous()
                 row_bytes = block.nbytes // len(block)
                 file.seek(len(header) + starts[name] + start * row_bytes)
                 file.write(block.view(-1).view(torch.uint8).numpy().data)
@@ -74,6 +83,7 @@ def convert(weights: Weights, folder: Path, dtype: str, advance: Callable[[int],
 def copy_rest(source: Path, target: Path) -> list[str]:
     """Copy what stands beside the weights; returns the names."""
     present = [name for name in BESIDE if (source / name).exists()]
+    present += sorted(path.name for pattern in LEROBOT_FILES for path in source.glob(pattern))
     for name in present:
         if (source / name).is_dir():
             shutil.copytree(source / name, target / name, dirs_exist_ok=True)

@@ -9,32 +9,34 @@ before it is imported.
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from worker.checkpoints.download import Cache, is_remote
-from worker.checkpoints.download.addresses import parse
+from worker.checkpoints.folders import (
+    WAYS_ON,
+    asset_ids,
+    files_below,
+    find_weights,
+    local_folder,
+    local_path,
+)
+from worker.checkpoints.lerobot import LeRobotPolicy
 from worker.checkpoints.safetensors_file import WeightsFile
+from worker.checkpoints.saved_config import SavedConfig, read_saved_config
+from worker.checkpoints.weights import INDEX_SUFFIX, shards
 from worker.errors import CheckpointError
 
 EMBEDDED = Path(__file__).parents[1] / "assets" / "tiny"
 """Tokenizer and statistics of `model=tiny`, which ship with the package."""
 
-WEIGHTS_FILE = "model.safetensors"
-WEIGHTS_FOLDER = "params"
 TOKENIZER_NAMES = ("tokenizer.model", "paligemma_tokenizer.model")
 PUBLIC_TOKENIZER = "gs://big_vision/paligemma_tokenizer.model"
 """PaliGemma's, which all public checkpoints were trained with."""
 
 SAMPLE_BYTES = 4096
 SAMPLES = 1000
-
-WAYS_ON = (
-    "checkpoint=DIR names a folder with model.safetensors or params/, and assets/;"
-    " or model=tiny runs without any download"
-)
 
 
 @dataclass(frozen=True)
@@ -43,8 +45,16 @@ class Checkpoint:
 
     weights: Path | None
     """None: the embedded model's, made up from a fixed seed."""
-    norm_stats: Path
+    norm_stats: Path | None
+    """None: LeRobot's, which are in `saved`."""
     tokenizer: Path
+    saved: SavedConfig | None = None
+    """What `config.json` says."""
+
+    @property
+    def lerobot(self) -> LeRobotPolicy | None:
+        """What LeRobot saved, if it did."""
+        return None if self.saved is None else self.saved.lerobot
 
 
 @dataclass(frozen=True)
@@ -59,19 +69,19 @@ class Sources:
     def missing(self, cache: Cache) -> str | None:
         """The next address that has to be downloaded before `find` can succeed, if any.
 
-        Raises `CheckpointError` where the checkpoint is there and has no weights: no tokenizer
-        helps then.
+        Raises:
+            CheckpointError: the checkpoint is there and has no weights: no tokenizer helps then.
         """
         if self.checkpoint is not None:
             if is_remote(self.checkpoint) and not cache.has(self.checkpoint):
                 return self.checkpoint
-            find_weights(local(self.checkpoint, cache))
+            find_weights(local_folder(self.checkpoint, cache))
         if self.tokenizer is not None:
             there = not is_remote(self.tokenizer) or cache.has(self.tokenizer)
             return None if there else self.tokenizer
         if self.checkpoint is None or self.embedded:
             return None
-        beside = local(self.checkpoint, cache)
+        beside = local_folder(self.checkpoint, cache)
         if any((beside / name).is_file() for name in TOKENIZER_NAMES):
             return None
         return None if cache.has(PUBLIC_TOKENIZER) else PUBLIC_TOKENIZER
@@ -79,89 +89,46 @@ class Sources:
     def find(self, asset_id: str, cache: Cache) -> Checkpoint:
         """The files, once nothing is missing.
 
-        Raises `CheckpointError` naming what is not there and the ways on.
+        Raises:
+            CheckpointError: something is not there, or is damaged; the message says what to do.
         """
         if self.checkpoint is None:
             if not self.embedded:
                 raise CheckpointError(f"this env and model have no public checkpoint; {WAYS_ON}")
             folder, weights = EMBEDDED, None
         else:
-            folder = local(self.checkpoint, cache)
+            folder = local_folder(self.checkpoint, cache)
             weights = find_weights(folder)
-        return Checkpoint(
-            weights, _find_norm_stats(folder, asset_id), self._find_tokenizer(folder, cache)
-        )
+        saved = None if weights is None else read_saved_config(folder, weights)
+        is_lerobot = saved is not None and saved.lerobot is not None
+        norm_stats = None if is_lerobot else _find_norm_stats(folder, asset_id)
+        return Checkpoint(weights, norm_stats, self._find_tokenizer(folder, cache), saved)
 
     def _find_tokenizer(self, folder: Path, cache: Cache) -> Path:
         if self.tokenizer is not None:
-            path = _path(self.tokenizer, cache)
+            path = local_path(self.tokenizer, cache)
             if not path.is_file():
                 raise CheckpointError(f"tokenizer={self.tokenizer} is no file that can be read")
             return path
         candidates = [folder / name for name in TOKENIZER_NAMES]
         if self.embedded:
             candidates.append(EMBEDDED / TOKENIZER_NAMES[0])
-        candidates.append(_path(PUBLIC_TOKENIZER, cache))
+        candidates.append(local_path(PUBLIC_TOKENIZER, cache))
         return next(path for path in candidates if path.is_file())
 
 
-@contextmanager
-def readable() -> Iterator[None]:
-    """Raises `CheckpointError` where the system does not let us read (or write) what is there."""
-    try:
-        yield
-    except OSError as error:
-        raise CheckpointError(
-            f"{error.filename or 'a file'}: {error.strerror or error}; does this user"
-            " have the permission, and is the disk whole?"
-        ) from error
-
-
-def local(checkpoint: str, cache: Cache) -> Path:
-    """The folder on this machine. Raises `CheckpointError` where there is none."""
-    folder = _path(checkpoint, cache)
-    if not folder.exists():
-        raise CheckpointError(f"checkpoint={checkpoint} does not exist; {WAYS_ON}")
-    if not folder.is_dir():
-        raise CheckpointError(f"checkpoint={checkpoint} is a file; {WAYS_ON}")
-    return folder
-
-
-def find_weights(folder: Path) -> Path:
-    """The safetensors file of a checkpoint, or else its `params/`.
-
-    Raises `CheckpointError` where it has neither.
-    """
-    weights = folder / WEIGHTS_FILE
-    if weights.is_file():
-        return weights
-    if (folder / WEIGHTS_FOLDER).is_dir():
-        return folder / WEIGHTS_FOLDER
-    if (folder / "manifest.ocdbt").is_file():
-        raise CheckpointError(
-            f"{folder} is a checkpoint's {WEIGHTS_FOLDER}/: name the folder above"
-        )
-    raise CheckpointError(
-        f"{folder} has neither {WEIGHTS_FILE} nor {WEIGHTS_FOLDER}/: it holds"
-        f" {', '.join(sorted(path.name for path in folder.iterdir())[:10]) or 'nothing'}; {WAYS_ON}"
-    )
-
-
-def asset_ids(folder: Path) -> list[str]:
-    """For which robots a checkpoint brings statistics: values that `env.asset_id` can take."""
-    assets = folder / "assets"
-    return sorted(str(p.parent.relative_to(assets)) for p in assets.rglob("norm_stats.json"))
-
-
-def digest(files: Checkpoint, decisive: Mapping[str, Any]) -> str:
+def digest(files: Checkpoint, settings: Mapping[str, Any]) -> str:
     """A SHA-256 in hex over all that decides about the answers.
 
     The weights' header, sizes and about 1000 evenly spaced samples of 4 KB (reading all would take
-    longer than loading), the statistics, the tokenizer, and `decisive`: settings, as plain data.
-    Raises `CheckpointError` where a safetensors file is damaged.
+    longer than loading), the statistics, the tokenizer, and `settings`, as plain data.
+
+    Raises:
+        CheckpointError: a safetensors file is damaged.
     """
-    total = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode())
-    for path in (files.norm_stats, files.tokenizer):
+    total = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    beside = files.lerobot.files if files.lerobot is not None else (files.norm_stats,)
+    for path in (path for path in (*beside, files.tokenizer) if path is not None):
         total.update(hashlib.sha256(path.read_bytes()).digest())
     for sample in () if files.weights is None else _samples(files.weights):
         total.update(sample)
@@ -169,13 +136,14 @@ def digest(files: Checkpoint, decisive: Mapping[str, Any]) -> str:
 
 
 def _samples(weights: Path) -> Iterator[bytes]:
-    paths = [weights]
     if weights.is_dir():
-        paths = sorted(path for path in weights.rglob("*") if path.is_file())
+        paths = sorted(files_below(weights))
         yield json.dumps([str(path.relative_to(weights)) for path in paths]).encode()
     else:
-        with WeightsFile(weights) as file:
-            yield file.header
+        paths = shards(weights) if weights.name.endswith(INDEX_SUFFIX) else [weights]
+        for path in paths:
+            with WeightsFile(path) as file:
+                yield file.header
     sizes = [path.stat().st_size for path in paths]
     yield json.dumps(sizes).encode()
     stride = max(SAMPLE_BYTES, sum(sizes) // SAMPLES)
@@ -195,12 +163,3 @@ def _find_norm_stats(folder: Path, asset_id: str) -> Path:
         f" This checkpoint has statistics for {', '.join(asset_ids(folder)) or 'nothing'};"
         " env.asset_id= chooses"
     )
-
-
-def _path(location: str, cache: Cache) -> Path:
-    if is_remote(location):
-        return cache.path(parse(location))
-    scheme, separator, _ = location.partition("://")
-    if separator and scheme != "file":
-        raise CheckpointError(f"{location}: {scheme}:// is none of s3://, gs:// and file://")
-    return Path(location.removeprefix("file://")).expanduser()

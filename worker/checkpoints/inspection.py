@@ -3,27 +3,28 @@
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from conf.compose import FOLDER, ConfigError, compose
-from worker.checkpoints.files import asset_ids
-from worker.checkpoints.orbax_names import EMBEDDING_NAME
+from worker.checkpoints.folders import asset_ids
+from worker.checkpoints.lerobot import LeRobotPolicy
+from worker.checkpoints.public_names import EMBEDDING_NAME
+from worker.checkpoints.saved_config import SavedConfig
 from worker.checkpoints.weights import Weights
 from worker.config import Architecture, WorkerConfig
-from worker.errors import CheckpointError
+from worker.errors import CheckpointError, SettingsError
 from worker.robots import find_robot
+from worker.robots.lerobot import lerobot_cameras, lerobot_stats
 from worker.robots.norm_stats import read_norm_stats
 
 _VLM = "paligemma_with_expert.paligemma.model.language_model"
 _EXPERT = "paligemma_with_expert.gemma_expert.model"
 _VISION = "paligemma_with_expert.paligemma.model.vision_tower.vision_model"
 
-SILENT = (
-    "action_horizon, max_token_len, discrete_state_input and num_steps cannot be read from weights:"
-    " they are the public configuration's here"
-)
+UNTOLD = ("action_horizon", "max_token_len", "discrete_state_input", "num_steps")
+"""What no tensor tells; a `config.json` may."""
 SO400M = {"width": 1152, "num_heads": 16}
 """The public vision tower; the PyTorch form does not tell its heads."""
 
@@ -40,7 +41,11 @@ class Fit:
 
 
 def architecture(weights: Weights) -> Architecture:
-    """Raises `CheckpointError` where it is no model of the family."""
+    """Which model of the family it is.
+
+    Raises:
+        CheckpointError: none.
+    """
     if EMBEDDING_NAME not in weights.tensors and f"{_VLM}.norm.weight" not in weights.tensors:
         raise CheckpointError(f"{weights.path} is no pi0, pi0.5 or pi0-FAST: it has no PaliGemma")
     if "action_in_proj.weight" not in weights.tensors:
@@ -51,42 +56,95 @@ def architecture(weights: Weights) -> Architecture:
 def dimensions(weights: Weights) -> dict[str, int]:
     """The model's dimensions by their keys below `model.`; what no tensor tells is left out.
 
-    Raises `CheckpointError` where a tensor that tells one is missing.
+    Raises:
+        CheckpointError: a tensor that tells one is missing.
     """
     shapes = {name: tensor.shape for name, tensor in weights.tensors.items()}
     try:
-        return dict(_dimensions(shapes, weights.leaves))
+        return dict(_dimensions(shapes, weights.leaf_shapes))
     except (KeyError, IndexError, ZeroDivisionError) as error:
         raise CheckpointError(
             f"{weights.path} is not whole, or no pi0: {error} tells a dimension"
         ) from error
 
 
-def fits(weights: Weights, folder: Path) -> Iterator[Fit]:
-    """Every env that `folder` brings statistics for."""
+def fits(weights: Weights, folder: Path, saved: SavedConfig | None) -> Iterator[Fit]:
+    """Every env that `folder` brings statistics for.
+
+    Raises:
+        CheckpointError: `weights` are no model of the family.
+    """
     model = architecture(weights)
-    present = asset_ids(folder)
+    for name, config in _environments(model):
+        settings = [f"env={name}", f"model={model}"]
+        if saved is not None and saved.lerobot is not None:
+            yield from _lerobot_fit(weights, config, saved.lerobot, settings)
+        elif config.env.asset_id in asset_ids(folder):
+            settings += _differing(weights, config)
+            yield Fit(name, settings, statistics_problem(folder, config))
+
+
+def environments_of(asset_id: str, model: Architecture) -> list[WorkerConfig]:
+    """The settings that serve `model` with the statistics `asset_id`."""
+    return [config for _, config in _environments(model) if config.env.asset_id == asset_id]
+
+
+def statistics_problem(folder: Path, config: WorkerConfig) -> str | None:
+    """Why a worker with the settings `config` would refuse the statistics; None: it would not."""
+    robot = find_robot(config.env.robot)
+    path = folder / "assets" / config.env.asset_id / "norm_stats.json"
+    try:
+        read_norm_stats(path, config.model.normalization, robot.state_dim, robot.action_dim)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
+def _environments(model: Architecture) -> Iterator[tuple[str, WorkerConfig]]:
     for path in sorted((FOLDER / "env").glob("*.yaml")):
-        try:
-            config = compose("worker", WorkerConfig, [f"env={path.stem}", f"model={model}"])
-        except ConfigError:
-            continue
-        if config.env.asset_id in present:
-            settings = [f"env={path.stem}", f"model={model}", *_differing(weights, config)]
-            yield Fit(path.stem, settings, _problem(folder, config))
+        with suppress(ConfigError):
+            overrides = [f"env={path.stem}", f"model={model}"]
+            yield path.stem, compose("worker", WorkerConfig, overrides)
 
 
-def statistics(folder: Path, asset_id: str) -> dict[str, Any]:
-    """Lengths of the statistics by part, with the kinds that are there."""
+def _lerobot_fit(
+    weights: Weights, config: WorkerConfig, policy: LeRobotPolicy, settings: list[str]
+) -> Iterator[Fit]:
+    """The env of a robot with as many numbers as LeRobot's policy was trained with."""
+    robot = find_robot(config.env.robot)
+    if (robot.state_dim, robot.action_dim) != (policy.state_dim, policy.action_dim):
+        return
+    if config.env.adapt_to_pi != policy.adapts_to_pi:
+        settings.append(f"env.adapt_to_pi={str(policy.adapts_to_pi).lower()}")
+    if any(config.env.delta_mask or ()) and not policy.has_delta_actions:
+        settings.append("env.delta_mask=null")
+    told = [f"model.{key}=" for key in policy.sizes]
+    settings += [s for s in _differing(weights, config) if not s.startswith(tuple(told))]
+    problem = None
+    try:
+        lerobot_cameras(robot, policy, None)
+        lerobot_stats(config.env, policy)
+    except (CheckpointError, SettingsError) as error:
+        problem = str(error)
+    yield Fit(config.env.name, settings, problem)
+
+
+def statistics(folder: Path, asset_id: str) -> dict[str, dict[str, int]]:
+    """Lengths of the statistics by part, with the kinds that are there.
+
+    Raises:
+        CheckpointError: the file holds none.
+    """
     path = folder / "assets" / asset_id / "norm_stats.json"
     try:
-        parts = json.loads(path.read_bytes())["norm_stats"]
-        return {
-            name: {kind: len(values) for kind, values in part.items() if values is not None}
-            for name, part in parts.items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        parts = json.loads(path.read_bytes())["norm_stats"].items()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"{path} holds no normalisation statistics: {error!r}") from error
+    return {
+        name: {kind: len(values) for kind, values in part.items() if isinstance(values, list)}
+        for name, part in parts
+        if isinstance(part, dict)
+    }
 
 
 def _dimensions(
@@ -152,13 +210,3 @@ def _differing(weights: Weights, config: WorkerConfig) -> list[str]:
     if "vision.num_heads" not in found:
         settings.append("model.vision.num_heads=?")
     return settings
-
-
-def _problem(folder: Path, config: WorkerConfig) -> str | None:
-    robot = find_robot(config.env.robot)
-    path = folder / "assets" / config.env.asset_id / "norm_stats.json"
-    try:
-        read_norm_stats(path, config.model.normalization, robot.state_dim, robot.action_dim)
-    except CheckpointError as error:
-        return str(error)
-    return None

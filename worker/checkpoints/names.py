@@ -4,11 +4,10 @@ Checkpoints in PyTorch's form name their tensors after the modules of the transf
 """
 
 import re
-from collections.abc import Iterable, Mapping
-from pathlib import Path
-from typing import Protocol
+from collections.abc import Iterable
 
-from worker.checkpoints.safetensors_file import Description
+from worker.checkpoints.public_names import EMBEDDING_NAME
+from worker.checkpoints.weights import Weights
 from worker.errors import CheckpointError
 
 # Our module's name, and the public checkpoints' name for it.
@@ -25,26 +24,17 @@ _RENAMES = (
         f"{_PALIGEMMA}.model.vision_tower.vision_model.embeddings.patch_embedding.",
     ),
     ("vision.", f"{_PALIGEMMA}.model.vision_tower.vision_model."),
-    ("embedding", f"{_PALIGEMMA}.lm_head.weight"),
+    ("embedding", EMBEDDING_NAME),
     ("vlm.", f"{_PALIGEMMA}.model.language_model."),
     ("expert.", "paligemma_with_expert.gemma_expert.model."),
 )
-# The embedding may be stored under its own name instead of, or beside, the tied head's.
-_EMBEDDING = f"{_PALIGEMMA}.lm_head.weight"
-_EMBED_TOKENS = f"{_PALIGEMMA}.model.language_model.embed_tokens.weight"
-_UNUSED = frozenset({"paligemma_with_expert.gemma_expert.lm_head.weight", _EMBED_TOKENS})
-
-
-class Tensors(Protocol):
-    """A checkpoint's weights in either form, by their public names."""
-
-    @property
-    def path(self) -> Path:
-        """Where they lie, for messages."""
-
-    @property
-    def tensors(self) -> Mapping[str, Description]:
-        """What they are."""
+# The expert reads no text; and in LeRobot's older files lie the statistics too.
+_UNUSED = (
+    "paligemma_with_expert.gemma_expert.lm_head.",
+    "normalize_inputs.",
+    "normalize_targets.",
+    "unnormalize_outputs.",
+)
 
 
 def checkpoint_name(name: str) -> str:
@@ -55,36 +45,39 @@ def checkpoint_name(name: str) -> str:
     return name
 
 
-def match(file: Tensors, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
-    """Which stored tensor fills which parameter: the file's own name, by ours.
+def match(weights: Weights, shapes: dict[str, tuple[int, ...]]) -> dict[str, str]:
+    """Which tensor of `weights` fills which parameter: the public name, by ours.
 
-    Raises `CheckpointError` where they don't fit.
+    Raises:
+        CheckpointError: a tensor is missing, has another shape or is no float, or there is one
+            that the model has no place for.
     """
-    # LeRobot stores the same tensors one level down.
-    prefix = "model." if all(n.startswith("model.") for n in file.tensors) else ""
-    left = {name.removeprefix(prefix): tensor for name, tensor in file.tensors.items()}
+    left = dict(weights.tensors)
     matched: dict[str, str] = {}
     for name, shape in shapes.items():
         theirs = checkpoint_name(name)
-        if theirs == _EMBEDDING and theirs not in left:
-            theirs = _EMBED_TOKENS
         tensor = left.pop(theirs, None)
+        if tensor is None and theirs in weights.not_floats:
+            raise CheckpointError(
+                f"{weights.path}: {theirs} has dtype {weights.not_floats[theirs]}: a weight is a"
+                " float, and quantised weights are not read"
+            )
         if tensor is None:
             raise CheckpointError(
-                f"{file.path} has no tensor {prefix}{theirs}, which this model needs;"
-                f" {_hint_of_absence(theirs, file.tensors)}"
+                f"{weights.path} has no tensor {theirs}, which this model needs;"
+                f" {_hint_of_absence(theirs, weights.tensors)}"
             )
         if tensor.shape != shape:
             raise CheckpointError(
-                f"{file.path}: {prefix}{theirs} has shape {list(tensor.shape)}, expected"
+                f"{weights.path}: {theirs} has shape {list(tensor.shape)}, expected"
                 f" {list(shape)}; {_hint_of_shape(name)}"
             )
-        matched[name] = prefix + theirs
-    unexpected = sorted(left.keys() - _UNUSED)
+        matched[name] = theirs
+    unexpected = sorted(name for name in left if not name.startswith(_UNUSED))
     if unexpected:
         raise CheckpointError(
-            f"{file.path} has {len(unexpected)} tensors that this model does not, the first"
-            f" {prefix}{unexpected[0]};"
+            f"{weights.path} has {len(unexpected)} tensors that this model does not, the first"
+            f" {unexpected[0]};"
             f" {_hint_of_absence(unexpected[0], map(checkpoint_name, shapes))}"
         )
     return matched

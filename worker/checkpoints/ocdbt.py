@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import zstandard
 
+from worker.checkpoints.dtypes import BY_ZARR, FloatType
 from worker.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -27,19 +27,6 @@ if TYPE_CHECKING:
 Array = npt.NDArray[Any]
 
 READ_BYTES = 4 * 2**20
-DTYPES: dict[str, np.dtype[Any]] = {
-    "<f8": np.dtype("<f8"),
-    "<f4": np.dtype("<f4"),
-    "<f2": np.dtype("<f2"),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
-DTYPE_NAMES = {
-    DTYPES["<f8"]: "F64",
-    DTYPES["<f4"]: "F32",
-    DTYPES["<f2"]: "F16",
-    DTYPES["bfloat16"]: "BF16",
-}
-"""As safetensors files call them."""
 FORMS = "read are model.safetensors and params/ in Orbax's OCDBT form, float, without adapters"
 
 
@@ -58,14 +45,14 @@ class Leaf:
     key: str
     shape: tuple[int, ...]
     chunks: tuple[int, ...]
-    dtype: np.dtype[Any]
+    kind: FloatType
     compressed: bool
     separator: str
 
     @property
     def nbytes(self) -> int:
         """Bytes that all of it would take in memory."""
-        return math.prod(self.shape) * self.dtype.itemsize
+        return math.prod(self.shape) * self.kind.itemsize
 
     def blocks(self, rows: int) -> Iterator[Array]:
         """The array from first to last, at most `rows` of its first axis at a time."""
@@ -89,12 +76,12 @@ class Leaf:
             )
 
     def _block(self, streams: list[tuple[tuple[slice, ...], Stream]], rows: int) -> Array:
-        block = np.empty((rows, *self.shape[1:]), self.dtype)
+        block = np.empty((rows, *self.shape[1:]), self.kind.numpy)
         for where, stream in streams:
             target = block[:, *where]
             # Chunks at the edge are stored whole, with padding beyond the array.
             whole = target.shape[1:] == self.chunks[1:] and target.flags.c_contiguous
-            read = target if whole else np.empty((rows, *self.chunks[1:]), self.dtype)
+            read = target if whole else np.empty((rows, *self.chunks[1:]), block.dtype)
             self._fill(stream, read.view(np.uint8).reshape(-1).data)
             if not whole:
                 target[...] = read[:, *(slice(n) for n in target.shape[1:])]
@@ -113,12 +100,14 @@ class Leaf:
 
 
 class OrbaxFolder:
-    """The leaves of a `params/` folder, by their path: `PaliGemma/llm/final_norm/scale`.
-
-    Raises `CheckpointError` where the folder is damaged or in a form that is not read.
-    """
+    """The leaves of a `params/` folder, by their path: `PaliGemma/llm/final_norm/scale`."""
 
     def __init__(self, path: Path) -> None:
+        """Open the folder and describe its leaves.
+
+        Raises:
+            CheckpointError: it is damaged or in a form that is not read.
+        """
         self.path = path
         if not (path / "manifest.ocdbt").is_file():
             raise self._unreadable("has no manifest.ocdbt, so it is not in Orbax's OCDBT form")
@@ -158,7 +147,8 @@ class OrbaxFolder:
         # Slow to import, and needed for this form only.
         import tensorstore
 
-        base = f"file://{self.path.absolute()}/"
+        # Not as a URL, in which some characters of file names would have a meaning of their own.
+        base = {"driver": "file", "path": f"{self.path.absolute()}/"}
         try:
             return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()
         except ValueError as error:
@@ -186,7 +176,7 @@ class OrbaxFolder:
             order, filters = array["order"], array["filters"]
         except (ValueError, KeyError, TypeError) as error:
             raise self.damaged(f"{key}/.zarray is incomplete") from error
-        if not isinstance(dtype, str) or dtype not in DTYPES:
+        if not isinstance(dtype, str) or dtype not in BY_ZARR:
             raise self._unreadable(f"holds {key} as {dtype}; quantised weights are not read")
         codec = compressor and compressor.get("id")
         if codec not in (None, "zstd") or order != "C" or filters or not shape:
@@ -195,7 +185,7 @@ class OrbaxFolder:
                 f" {filters}, which Orbax does not write"
             )
         separator = array.get("dimension_separator", ".")
-        return Leaf(self, key, shape, chunks, DTYPES[dtype], codec is not None, separator)
+        return Leaf(self, key, shape, chunks, BY_ZARR[dtype], codec is not None, separator)
 
     def _unreadable(self, why: str) -> CheckpointError:
         return CheckpointError(f"{self.path} {why}; {FORMS}")

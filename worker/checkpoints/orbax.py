@@ -4,14 +4,15 @@ No JAX and no torch here: the same pieces fill a model, write a safetensors file
 with one.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from worker.checkpoints.ocdbt import DTYPE_NAMES, FORMS, Leaf, OrbaxFolder
-from worker.checkpoints.orbax_names import EMBEDDING, EMBEDDING_NAME, LAYERED, WHOLE, Array
+from worker.checkpoints.ocdbt import FORMS, Leaf, OrbaxFolder
+from worker.checkpoints.orbax_names import EMBEDDING, LAYERED, WHOLE, Array
+from worker.checkpoints.public_names import EMBEDDING_NAME
 from worker.checkpoints.safetensors_file import Description
 from worker.errors import CheckpointError
 
@@ -29,13 +30,16 @@ class Piece(NamedTuple):
 
 
 class OrbaxWeights:
-    """The tensors of a `params/` folder: pi0, pi0.5 or pi0-FAST.
-
-    Raises `CheckpointError` where the folder is damaged, or has leaves that none of them has.
-    """
+    """The tensors of a `params/` folder: pi0, pi0.5 or pi0-FAST."""
 
     def __init__(self, path: Path) -> None:
+        """Read what arrays there are.
+
+        Raises:
+            CheckpointError: the folder is damaged, or has leaves that no model of the family has.
+        """
         self.path = path
+        self.not_floats: Mapping[str, str] = {}
         self.leaves = OrbaxFolder(path).leaves
         unknown = sorted(self.leaves.keys() - WHOLE.keys() - LAYERED.keys() - {EMBEDDING})
         if unknown:
@@ -44,27 +48,26 @@ class OrbaxWeights:
                 f" {unknown[0]}; {FORMS}"
             )
         self.tensors = {
-            name: Description(DTYPE_NAMES[leaf.dtype], shape)
+            name: Description(leaf.kind.safetensors, shape)
             for tree_path, leaf in self.leaves.items()
             for name, shape in self._shapes(tree_path, leaf)
         }
 
-    def pieces(self) -> Iterator[Piece]:
-        """All tensors, leaf after leaf, a layer (or of the embedding some rows) at a time.
+    @property
+    def leaf_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shapes of the leaves by their path."""
+        return {tree_path: leaf.shape for tree_path, leaf in self.leaves.items()}
 
-        Raises `CheckpointError` where the files are damaged.
+    def pieces(self, names: Collection[str] | None = None) -> Iterator[Piece]:
+        """Read `names` (None: all), leaf by leaf, a layer (or some rows of the embedding) at once.
+
+        Raises:
+            CheckpointError: the files are damaged.
         """
         for tree_path, leaf in self.leaves.items():
-            yield from _pieces(tree_path, leaf)
-
-    def arrays(self) -> Iterator[tuple[str, Array]]:
-        """All tensors, each whole, in the PyTorch form's name and layout; errors as `pieces`."""
-        for tree_path, leaf in self.leaves.items():
-            pieces = _pieces(tree_path, leaf)
-            if tree_path == EMBEDDING:
-                yield EMBEDDING_NAME, np.concatenate([piece.values for piece in pieces])
-            else:
-                yield from ((piece.name, piece.values) for piece in pieces)
+            for piece in _pieces(tree_path, leaf):
+                if names is None or piece.name in names:
+                    yield piece
 
     def _shapes(self, tree_path: str, leaf: Leaf) -> Iterator[tuple[str, tuple[int, ...]]]:
         if tree_path == EMBEDDING:

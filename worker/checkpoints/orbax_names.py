@@ -128,7 +128,6 @@ _SIGLIP_LAYER: dict[str, tuple[Part, ...]] = {
 }
 EMBEDDING = "PaliGemma/llm/embedder/input_embedding"
 """As it is, and so large that only some rows of it are read at a time."""
-EMBEDDING_NAME = f"{_PALIGEMMA}.lm_head.weight"
 _PROJECTIONS = (
     "state_proj",
     "action_in_proj",

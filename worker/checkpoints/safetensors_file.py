@@ -13,16 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from worker.checkpoints.dtypes import BY_SAFETENSORS
 from worker.errors import CheckpointError
 
-ITEM_SIZES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2}
+_NOT_FLOATS = ("BOOL", "U8", "I8", "U16", "I16", "U32", "I32", "U64", "I64")
 MAX_HEADER_BYTES = 100_000_000
 """What the reference implementation allows."""
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a tensor is, wherever it lies: a dtype of `ITEM_SIZES`, and its shape."""
+    """What a tensor is, wherever it lies: a dtype of `BY_SAFETENSORS`, and its shape."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -30,7 +31,7 @@ class Description:
     @property
     def nbytes(self) -> int:
         """Bytes that its values take."""
-        return math.prod(self.shape) * ITEM_SIZES[self.dtype]
+        return math.prod(self.shape) * BY_SAFETENSORS[self.dtype].itemsize
 
 
 @dataclass(frozen=True)
@@ -43,11 +44,18 @@ class StoredTensor(Description):
 class WeightsFile:
     """An open safetensors file; a context manager.
 
-    Raises `CheckpointError` where the file is missing, shorter than its header says, or damaged.
+    `tensors` are those of floats, by the names in the file; `not_floats` has the dtype of each
+    other one, such as a counter, which no model of ours reads.
     """
 
     def __init__(self, path: Path) -> None:
+        """Open `path` and read its header.
+
+        Raises:
+            CheckpointError: the file is missing, shorter than its header says, or damaged.
+        """
         self.path = path
+        self.not_floats: dict[str, str] = {}
         try:
             self._file = path.open("rb", buffering=0)
         except OSError as error:
@@ -100,24 +108,36 @@ class WeightsFile:
             raise self._damaged("its header is no JSON") from error
         if not isinstance(entries, dict):
             raise self._damaged("its header is no JSON object")
-        return {n: self._entry(n, e) for n, e in entries.items() if n != "__metadata__"}
+        tensors = {}
+        for name, entry in entries.items():
+            if name == "__metadata__":
+                continue
+            dtype, shape, begin, end = self._entry(name, entry)
+            if dtype in _NOT_FLOATS:
+                self.not_floats[name] = dtype
+                continue
+            if dtype not in BY_SAFETENSORS:
+                raise CheckpointError(
+                    f"{self.path}: {name} has dtype {dtype}; weights are read as"
+                    f" {', '.join(BY_SAFETENSORS)}, not quantised"
+                )
+            tensors[name] = StoredTensor(dtype, shape, 8 + len(self.header) + begin)
+            if tensors[name].nbytes != end - begin:
+                raise self._damaged(f"{name} cannot have {end - begin} bytes")
+        return tensors
 
-    def _entry(self, name: str, entry: Any) -> StoredTensor:
+    def _entry(self, name: str, entry: Any) -> tuple[str, tuple[int, ...], int, int]:
+        """Dtype, shape, first byte and the one behind the last, after the header."""
         try:
-            dtype, shape, (begin, end) = entry["dtype"], entry["shape"], entry["data_offsets"]
+            dtype, shape, (begin, end) = str(entry["dtype"]), entry["shape"], entry["data_offsets"]
             numbers = [begin, end, *shape]
         except (KeyError, TypeError, ValueError) as error:
             raise self._damaged(f"the entry of {name} is incomplete") from error
-        if not isinstance(dtype, str) or dtype not in ITEM_SIZES:
-            raise CheckpointError(f"{self.path}: {name} has dtype {dtype}; a weight is a float")
         if not all(type(n) is int and n >= 0 for n in numbers):
             raise self._damaged(f"the entry of {name} is nonsense")
-        tensor = StoredTensor(dtype, tuple(shape), 8 + len(self.header) + begin)
-        if tensor.nbytes != end - begin:
-            raise self._damaged(f"{name} cannot have {end - begin} bytes")
-        if tensor.start + tensor.nbytes > self.size:
+        if 8 + len(self.header) + end > self.size:
             raise self._damaged(f"it has {self.size} bytes, and {name} lies beyond its end")
-        return tensor
+        return dtype, tuple(shape), begin, end
 
     def _damaged(self, how: str) -> CheckpointError:
         return CheckpointError(

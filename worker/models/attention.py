@@ -13,7 +13,7 @@ from torch import Tensor
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None) -> Tensor:
-    """What `queries` (batch, heads, tokens, d) find: a tensor of that shape and dtype.
+    """Attend from `queries` (batch, heads, tokens, d); the result has their shape and dtype.
 
     `keys`, `values`: (batch, kv heads, n, d); `mask`: bool, broadcastable to (batch, 1, 1, n), the
     keys that may be seen. None: all.

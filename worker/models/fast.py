@@ -15,19 +15,19 @@ from worker.models.gemma import Rope, rope_at, rope_tables
 from worker.models.paligemma import PaliGemma
 
 MAX_WRITTEN = 256
-"""Tokens that an answer has at most, the end among them."""
+"""Tokens in an answer at most, with its end token."""
 END = 1
 """The text tokenizer's end token."""
 BROKEN = -1
 """Written where the model's numbers were not finite; nothing follows."""
 
 Write = Callable[[int, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Takes a layer, new keys and new values; returns all that may be looked at."""
+"""Takes a layer's number, new keys and new values; returns all keys and values to attend to."""
 
 
 @dataclass
 class Writing:
-    """Several answers on their way, one a row; the tensors stay, their contents change."""
+    """Several answers that are being written, one in each row. Its tensors are reused."""
 
     keys: Tensor
     """(layers, batch, kv heads, capacity, head dim); a row's prefix ends at `room` of capacity."""
@@ -49,13 +49,16 @@ class Writing:
         return self.keys.shape[3] - MAX_WRITTEN
 
     def clear(self) -> None:
-        """Forget all; stale keys are masked but must be finite."""
+        """Forget all answers. Stale keys are masked, but they must be finite."""
         for tensor in vars(self).values():
             tensor.zero_()
 
 
 class Pi0Fast(PaliGemma):
-    """The model; who calls `step` until all rows have ended is the runner's business."""
+    """The model; its runner calls `step` until all rows have ended."""
+
+    gap = 1
+    """Positions that are left out between prefix and answer: openpi trained with one."""
 
     def blank(self, batch: int, room: int) -> Writing:
         """Space for `batch` answers to prefixes of at most `room` tokens."""
@@ -76,8 +79,8 @@ class Pi0Fast(PaliGemma):
     def read(self, images: Tensor, tokens: Tensor, writing: Writing, row: int) -> Tensor:
         """Put one request's prefix into `row`; returns its last token's output, (1, vlm width).
 
-        `images`: uint8 (cameras, 224, 224, 3); `tokens`: int64 (length,). Alone, since so long a
-        sequence keeps any device busy, and nothing has to be padded.
+        `images`: uint8 (cameras, 224, 224, 3); `tokens`: int64 (length,). One request at a time: so
+        long a sequence keeps any device busy, and nothing has to be padded.
         """
         return self.read_embedded(self.embed_prefix(images[None], tokens[None]), writing, row)
 
@@ -98,10 +101,9 @@ class Pi0Fast(PaliGemma):
         return self._through(x, rope, write, mask=None)
 
     def step(self, writing: Writing) -> None:
-        """Every row reads what it wrote last, and writes one more token."""
+        """Each row reads the token that it wrote last, and writes one more."""
         slot = writing.room - 1 + writing.count
-        # One position is left out between prefix and answer: so the weights were trained.
-        positions = writing.lengths + writing.count
+        positions = writing.lengths + writing.count - 1 + self.gap
         rope = rope_at(positions[:, None, None], self.config.vlm.head_dim)
         places = torch.arange(writing.keys.shape[3], device=slot.device)
         begun = places >= (writing.room - writing.lengths)[:, None]
@@ -116,7 +118,7 @@ class Pi0Fast(PaliGemma):
 
     def write_best(self, outputs: Tensor, writing: Writing) -> None:
         """Append each row's likeliest token of `outputs` (batch, vlm width)."""
-        # In this order a CPU reads the embedding once for all rows, not once for each.
+        # In this order of operands a CPU reads the embedding once for all rows, not once for each.
         best, tokens = (self.embedding @ outputs.T).max(dim=0)
         finite = best.isfinite()
         shown = tokens.where(finite, BROKEN).masked_fill(writing.ended, 0)
@@ -131,7 +133,7 @@ class Pi0Fast(PaliGemma):
             queries, *new = block.project(x, rope)
             keys, values = write(layer, *new)
             if layer + 1 == self.config.vlm.depth:
-                # Nobody will look at the other tokens again.
+                # The outputs of the other tokens are not used.
                 x, queries = x[:, -1:], queries[:, :, -1:]
             x = block(x, queries, keys, values, mask=mask)
         out: Tensor = self.vlm.norm(x)[:, -1]

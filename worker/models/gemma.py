@@ -1,7 +1,7 @@
 """Gemma, used twice: wide for images and text, narrow for state and actions.
 
-After "Gemma" (arXiv 2403.08295). The two share no weights, but the narrow one's queries see the
-wide one's keys and values, layer by layer: the cache of the one is the past of the other.
+After "Gemma" (arXiv 2403.08295). The two share no weights, but the narrow one's queries
+attend to the wide one's keys and values, layer by layer.
 pi0.5's norms are adaptive: scale, shift and gate come from the time of the flow.
 """
 
@@ -22,7 +22,7 @@ ROPE_BASE = 10000.0
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of some positions: see `rope_at`."""
 Modulation = tuple[Tensor, Tensor, Tensor]
-"""Of one adaptive norm: 1 + scale and shift in float32, and gate in the dtype of the residual sum.
+"""One adaptive norm's 1 + scale and shift, in float32, and gate, in the residual sum's dtype.
 
 Each broadcastable to (batch, tokens, width); made once for each flow step."""
 
@@ -38,7 +38,7 @@ class Cache:
 
     @property
     def length(self) -> int:
-        """Tokens held, padding among them."""
+        """Tokens held, with padding."""
         return self.keys[0].shape[2]
 
 
@@ -51,7 +51,7 @@ class RMSNorm(nn.Module):
         self.dense = nn.Linear(width, 3 * width) if adaptive else None
 
     def modulation(self, cond: Tensor, dtype: torch.dtype) -> Modulation:
-        """What `cond` (..., width) makes of an adaptive norm in a model of `dtype`."""
+        """Scale, shift and gate of an adaptive norm for `cond` (..., width); see `Modulation`."""
         if self.dense is None:
             raise ValueError("this norm is not adaptive")
         scale, shift, gate = self.dense(cond).chunk(3, dim=-1)
@@ -60,7 +60,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, modulation: Modulation | None = None) -> Tensor:
         """`x` and the result: (batch, tokens, width), in `x`'s dtype."""
         if modulation is None and self.weight is None:
-            # The scale lies in the weights behind (`worker.runtime.fusing`): one kernel is left.
+            # The scale is part of the weights behind it: see `worker.runtime.fusing`.
             return F.rms_norm(x, x.shape[-1:], eps=1e-6)
         wide = F.rms_norm(x.float(), x.shape[-1:], eps=1e-6)
         if modulation is not None:
@@ -100,7 +100,7 @@ class Attention(nn.Module):
     def forward(
         self, queries: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None = None
     ) -> Tensor:
-        """What the queries find among the keys, (batch, tokens, width); `mask` as in `attend`."""
+        """Attend to `keys` and `values`; returns (batch, tokens, width). `mask` as in `attend`."""
         mixed = attend(queries, keys, values, mask)
         out: Tensor = self.o_proj(mixed.transpose(1, 2).flatten(-2))
         return out
@@ -184,7 +184,7 @@ class Gemma(nn.Module):
 
         The tokens of `x` see `past` and each other; `valid`: bool (batch, tokens), False for
         padding at its end, None where there is none. Of the last layer only keys and values are
-        computed: nothing else of it is ever used.
+        computed, as nothing else of it is used.
         """
         rope, mask = self._rope(x, past), _seen(x, past, valid)
         cache = Cache([], [], mask)
@@ -226,7 +226,7 @@ class Gemma(nn.Module):
 
 
 def _seen(x: Tensor, past: Cache | None, valid: Tensor | None) -> Tensor | None:
-    """Which tokens of `past` and `x` are no padding, bool (batch, tokens); None: all."""
+    """Which tokens of `past` and `x` are not padding, bool (batch, tokens); None: all."""
     before = None if past is None else past.valid
     if before is None and valid is None:
         return None

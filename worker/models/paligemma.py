@@ -1,4 +1,4 @@
-"""PaliGemma, what all of the family begin with: images and text in one sequence of tokens.
+"""PaliGemma, which all models of the family begin with: images and text as one sequence.
 
 After "PaliGemma" (arXiv 2407.07726).
 """
@@ -26,7 +26,7 @@ class PaliGemma(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        """What the transformers compute in; small projections are always float32."""
+        """The dtype of the transformers; small projections are always float32."""
         return self.embedding.dtype
 
     def embed_prefix(self, images: Tensor, tokens: Tensor) -> Tensor:

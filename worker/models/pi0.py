@@ -20,7 +20,7 @@ from worker.models.paligemma import PaliGemma
 
 @dataclass
 class FlowStep:
-    """All of one flow step that depends on time alone."""
+    """The part of one flow step that depends on its time alone."""
 
     cond: Tensor
     """Float32 (width,). pi0: the time's share of the first action MLP; pi0.5: the condition."""
@@ -49,7 +49,7 @@ class Pi0(PaliGemma):
     def prefix(
         self, images: Tensor, tokens: Tensor, state: Tensor, lengths: Tensor | None = None
     ) -> Cache:
-        """Keys and values of all that no flow step changes.
+        """Keys and values of all tokens that stay the same over the flow's steps.
 
         Shapes as in `embed_prefix`; `state`: float32 (batch, action dim), normalised; `lengths`:
         int64 (batch,), how many of `tokens` are no padding, None: all. pi0's state token sees the
@@ -70,7 +70,7 @@ class Pi0(PaliGemma):
         return token[:, None]
 
     def flow_step(self, time: float) -> FlowStep:
-        """What the network needs of `time`, once for all requests."""
+        """Compute what depends on `time` alone, once for all requests."""
         embedded = embed_time(time, self.width).to(self.action_in_proj.weight.device)
         if not self.pi05:
             weight = self.action_time_mlp_in.weight[:, self.width :]

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from worker.config import Architecture
 from worker.errors import CheckpointError
-from worker.policies.pi0 import ChunkPolicy, Raw
+from worker.policies.chunk_policy import ChunkPolicy, Raw
 from worker.robots.fast_tokenizer import (
     FILES,
     WAY_ON,
     ActionTokenizer,
-    FastPromptTokenizer,
     FastTokenizer,
 )
 from worker.robots.observations import Array
@@ -50,11 +49,17 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
         from worker.runtime.fast_runner import FastRunner
 
         return FastRunner(
-            self._model, self._files.weights, self._device, self._dtype, self._runtime
+            self._model,
+            self._files.weights,
+            self._device,
+            self._dtype,
+            self._runtime,
+            cameras=len(self.transforms.cameras),
+            is_lerobot=self._files.lerobot is not None,
         )
 
-    def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array] | None]:
-        text = FastPromptTokenizer(self._files.tokenizer, self._model.max_token_len)
+    def _make_tokenizer(self) -> tuple[PromptTokenizer, Callable[[Raw], Array | None] | None]:
+        text, _ = super()._make_tokenizer()
         if text.vocab_size != self._model.vocab_size:
             raise CheckpointError(
                 f"{self._files.tokenizer} has {text.vocab_size} tokens, the model"
@@ -74,7 +79,7 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
             raise CheckpointError(f"the checkpoint has no {FOLDER_NAME}/: {WAY_ON}")
         return beside
 
-    def _decisive(self) -> dict[str, Any]:
+    def _deciding_settings(self) -> dict[str, Any]:
         folder = self._tokenizer_folder()
         digests = [hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in FILES]
-        return {**super()._decisive(), "fast_tokenizer": digests}
+        return {**super()._deciding_settings(), "fast_tokenizer": digests}

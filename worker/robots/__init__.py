@@ -2,7 +2,7 @@
 
 import importlib
 
-from worker.config import Robot
+from worker.config import RobotName
 from worker.errors import SettingsError
 from worker.robots.aloha import ALOHA
 from worker.robots.droid import DROID
@@ -10,16 +10,17 @@ from worker.robots.libero import LIBERO
 from worker.robots.robot import RobotSpec
 
 ROBOTS: dict[str, RobotSpec] = {
-    Robot.aloha: ALOHA,
-    Robot.droid: DROID,
-    Robot.libero: LIBERO,
+    RobotName.aloha: ALOHA,
+    RobotName.droid: DROID,
+    RobotName.libero: LIBERO,
 }
 
 
 def find_robot(name: str) -> RobotSpec:
     """The robot that `env.robot` names: one of `ROBOTS`, or `package.module.NAME`.
 
-    Raises `SettingsError` where there is none.
+    Raises:
+        SettingsError: there is none.
     """
     if name in ROBOTS:
         return ROBOTS[name]

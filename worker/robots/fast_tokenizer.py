@@ -1,11 +1,10 @@
-"""pi0-FAST's prompt form, and the way from its text tokens back to actions.
+"""The way from the text tokens that pi0-FAST writes back to actions.
 
 After "FAST: Efficient Action Tokenization" (arXiv 2501.09747): a chunk's discrete cosine transform
 over time, rounded, written as characters, compressed by byte pair encoding.
 """
 
 import json
-import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,9 +16,7 @@ import scipy.fft
 import tokenizers
 
 from worker.errors import CheckpointError
-from worker.robots.tokenizers import PromptTokenizer, Tokens, state_bins
-
-log = logging.getLogger(__name__)
+from worker.robots.tokenizers import PromptTokenizer, Tokens
 
 Array = npt.NDArray[np.float64]
 
@@ -37,7 +34,11 @@ class ActionTokenizer:
     """An action tokenizer in the public format: a folder with `FILES`."""
 
     def __init__(self, folder: Path) -> None:
-        """Read `folder`. Raises `CheckpointError` where it is missing, damaged or another's."""
+        """Read `folder`.
+
+        Raises:
+            CheckpointError: it is missing, damaged or another program's.
+        """
         self.folder = folder
         texts = [_read(folder, name) for name in FILES]
         try:
@@ -71,13 +72,17 @@ class ActionTokenizer:
 class FastTokenizer:
     """Both of pi0-FAST's tokenizers, for chunks of one shape."""
 
-    text: "FastPromptTokenizer"
+    text: PromptTokenizer
     actions: ActionTokenizer
     horizon: int
     dim: int
 
     def __post_init__(self) -> None:
-        """Raises `CheckpointError` where the text has not room for all action tokens."""
+        """Make sure that the text tokenizer has room for all action tokens.
+
+        Raises:
+            CheckpointError: it has not.
+        """
         room = self.text.vocab_size - RESERVED
         if self.actions.vocab_size > room:
             raise CheckpointError(
@@ -86,20 +91,17 @@ class FastTokenizer:
                 " another model's"
             )
 
-    def chunk(self, ids: Tokens) -> Array:
+    def chunk(self, ids: Tokens) -> Array | None:
         """Normalised actions, float64 (horizon, dim), of what the model wrote.
 
-        Zeros, with a warning, where that is no chunk; unnormalised, the middle of each range. NaN
-        where an id is negative, as it is where the model's numbers were not finite.
+        None where that is no chunk: the public system then answers zeros, which a robot cannot
+        tell from actions. NaN where an id is negative, as it is where the model's numbers were not
+        finite.
         """
         if (ids < 0).any():
             return np.full((self.horizon, self.dim), np.nan)
         tokens = self._action_tokens(ids)
-        actions = None if tokens is None else self.actions.decode(tokens, self.horizon, self.dim)
-        if actions is None:
-            log.warning("the model wrote no chunk of actions, so its answer is zeros, unnormalised")
-            return np.zeros((self.horizon, self.dim))
-        return actions
+        return None if tokens is None else self.actions.decode(tokens, self.horizon, self.dim)
 
     def _action_tokens(self, ids: Tokens) -> list[int] | None:
         _, begin, after = self.text.decode(ids).partition(BEGIN)
@@ -110,18 +112,6 @@ class FastTokenizer:
         # Action tokens are counted down from the text tokens' end.
         first = self.text.vocab_size - 1 - RESERVED
         return [first - id for id in self.text.encode_text(written)]
-
-
-class FastPromptTokenizer(PromptTokenizer):
-    """PaliGemma's SentencePiece model with pi0-FAST's prompt form around it."""
-
-    def encode(self, prompt: str, state: npt.NDArray[np.float64] | None = None) -> Tokens:
-        """Ids of `prompt` and of the normalised, unpadded `state`; longer ones are cut."""
-        if state is None:
-            raise ValueError("pi0-FAST's prompts hold the state")
-        text = prompt.lower().strip().replace("_", " ")
-        bins = " ".join(str(b) for b in state_bins(state))
-        return self.cut(self.encode_text(f"Task: {text}, State: {bins};\n", bos=True), text)
 
 
 def _read(folder: Path, name: str) -> str:

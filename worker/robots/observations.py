@@ -28,7 +28,7 @@ LARGEST_STATE = 1e6
 
 @dataclass(frozen=True)
 class Vector:
-    """A part of the state: `size` finite floats."""
+    """A part of the state: `size` finite numbers."""
 
     path: tuple[str, ...]
     size: int
@@ -40,12 +40,16 @@ class Vector:
         return {"shape": [self.size], "dtype": "float32 or float64", "optional": False}
 
     def parse(self, value: Any) -> Array:
-        """`value` as float64 (size,). Raises `BadObservation`."""
-        expected = f"floats of shape ({self.size},)"
+        """`value` as float64 (size,).
+
+        Raises:
+            BadObservation: it is something else.
+        """
+        expected = f"numbers of shape ({self.size},)"
         if self.scalar:
-            expected += " or one float"
+            expected += " or one number"
         array = _numbers(value)
-        if array is None or array.dtype.kind != "f":
+        if array is None or array.dtype.kind not in "fiu":
             raise _bad(self.path, expected, value)
         if array.shape != (self.size,) and not (self.scalar and array.shape == ()):
             raise _bad(self.path, expected, value)
@@ -85,12 +89,15 @@ class Image:
         return "hwc" if self.channels_last else "chw"
 
     def parse(self, value: Any) -> Picture:
-        """`value` as uint8 (H, W, 3). Raises `BadObservation`."""
+        """`value` as uint8 (H, W, 3).
+
+        Raises:
+            BadObservation: it is something else.
+        """
         layouts = "(3, H, W) or (H, W, 3)" if self.channels_last else "(3, H, W)"
         expected = f"an image of shape {layouts}, uint8 or float in [0, 1]"
         if is_encoded(value):
-            pixels = decode_image(value, key_name(self.path))
-            value = pixels if self.channels_last else pixels.transpose(2, 0, 1)
+            value = decode_image(value, key_name(self.path), self.layout)
         array = value if isinstance(value, np.ndarray) else None
         if array is None or array.ndim != 3 or not _is_picture_dtype(array.dtype):
             raise _bad(self.path, expected, value)
@@ -119,8 +126,8 @@ class Image:
 
 
 @dataclass(frozen=True)
-class Observation:
-    """A checked observation. Vectors and images go by the joined path of their field."""
+class CheckedObservation:
+    """What a robot sent, once it is checked. Vectors and images go by their field's joined path."""
 
     prompt: str
     vectors: dict[str, Array] = field(default_factory=dict)
@@ -135,15 +142,23 @@ def parse(
     images: Sequence[Image],
     noise_shape: tuple[int, int] | None,
     default_prompt: str | None,
-) -> Observation:
-    """Check what a robot sent. Raises `BadObservation` on the first thing that does not fit.
+) -> CheckedObservation:
+    """Check what a robot sent.
 
-    `noise_shape` None: the model starts from no noise, so none may come.
+    Args:
+        observation: what came.
+        vectors: the parts of the robot's state.
+        images: its cameras.
+        noise_shape: of the noise that the model starts from; None: it starts without any.
+        default_prompt: taken where none came.
+
+    Raises:
+        BadObservation: something does not fit; the message names the first such thing.
     """
     fields: list[Vector | Image] = [*vectors, *images]
     _check_keys(observation, [f.path for f in fields], ())
     present = [f for f in images if not f.optional or _find(observation, f.path) is not None]
-    return Observation(
+    return CheckedObservation(
         prompt=_prompt(observation.get("prompt"), default_prompt),
         vectors={key_name(f.path): f.parse(_need(observation, f)) for f in vectors},
         images={key_name(f.path): f.parse(_need(observation, f)) for f in present},
@@ -215,12 +230,19 @@ def _numbers(value: Any) -> npt.NDArray[Any] | None:
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)
     items = value if isinstance(value, list | tuple) else [value]
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) for v in items):
+    if not all(_is_number(item) for item in items):
         return None
     try:
         return np.asarray(value, dtype=np.float64)
     except OverflowError:
         return None
+
+
+def _is_number(value: Any) -> bool:
+    """Is it one number, be it Python's, numpy's, or an array without dimensions?"""
+    if isinstance(value, np.ndarray):
+        return value.shape == () and value.dtype.kind in "fiu"
+    return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)
 
 
 def _is_picture_dtype(dtype: np.dtype[Any]) -> bool:
@@ -234,9 +256,12 @@ def _prompt(value: Any, default: str | None) -> str:
             "prompt: missing, expected a str, since this policy has none of its own"
             " (the worker's default_prompt= sets one)"
         )
+    if isinstance(value, np.ndarray) and value.shape == () and value.dtype.kind == "U":
+        value = value.item()
     if not isinstance(value, str):
         raise _bad(("prompt",), "a str", value)
-    return value
+    # Of an enumeration's member this is its value; str() would be the member's name.
+    return str.__str__(value)
 
 
 def _noise(value: Any, shape: tuple[int, int] | None) -> npt.NDArray[np.float32] | None:
@@ -244,16 +269,20 @@ def _noise(value: Any, shape: tuple[int, int] | None) -> npt.NDArray[np.float32]
         return None
     if shape is None:
         raise BadObservation("noise: expected none, since this model starts without noise")
-    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype != np.float32:
-        raise _bad(("noise",), f"float32 of shape {shape}", value)
-    if not np.isfinite(value).all():
-        raise BadObservation("noise: NaN or infinity in it")
-    return value
+    if not isinstance(value, np.ndarray) or value.shape != shape or value.dtype.kind != "f":
+        raise _bad(("noise",), f"floats of shape {shape}", value)
+    with np.errstate(over="ignore"):
+        noise = value.astype(np.float32, copy=False)
+    if not np.isfinite(noise).all():
+        raise BadObservation("noise: NaN or infinity in it, as float32")
+    return noise
 
 
 def _seed(value: Any) -> int | None:
     if value is None:
         return None
+    if isinstance(value, np.ndarray) and value.shape == ():
+        value = value[()]
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
     if not whole or not 0 <= int(value) < 2**64:
         raise BadObservation(f"seed: expected an int from 0 to 2^64 - 1, got {_came(value)}")

@@ -5,10 +5,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from worker.robots.observations import Array, Image, Observation, Picture, Vector, key_name
+from worker.robots.observations import (
+    Array,
+    CheckedObservation,
+    Image,
+    Picture,
+    Vector,
+    key_name,
+)
 
 CAMERAS = ("base_0_rgb", "left_wrist_0_rgb", "right_wrist_0_rgb")
 """The model's cameras, in the order of their tokens."""
+
+
+Cameras = dict[str, Image]
+"""The robot's image by the model's name for its camera, in the order of their tokens."""
 
 
 @dataclass(frozen=True)
@@ -40,18 +51,14 @@ class RobotSpec:
         """Length of the state."""
         return sum(v.size for v in self.vectors)
 
-    def state(self, observation: Observation) -> Array:
+    def state(self, observation: CheckedObservation) -> Array:
         """The vectors of `observation` in order, float64 (state_dim,), the robot's convention."""
         return np.concatenate([observation.vectors[key_name(v.path)] for v in self.vectors])
 
-    def pictures(self, observation: Observation) -> dict[str, Picture]:
-        """The cameras that came, uint8 (H, W, 3) by the model's names, in the model's order."""
-        found = {
-            spec.camera: observation.images[key_name(spec.path)]
-            for spec in self.images
-            if key_name(spec.path) in observation.images
-        }
-        return {camera: found[camera] for camera in CAMERAS if camera in found}
+    def cameras(self) -> Cameras:
+        """Those of an openpi model, whose cameras have the same names for every robot."""
+        named = {image.camera: image for image in self.images}
+        return {camera: named[camera] for camera in CAMERAS if camera in named}
 
     def fast_pictures(self, pictures: Mapping[str, Picture]) -> dict[str, Picture]:
         """pi0-FAST's images of `pictures`, uint8 (H, W, 3) of one size, in its order."""

@@ -5,7 +5,7 @@ resize, tokenise, pad; and back: (decode tokens), unnormalise, absolute actions,
 Absent cameras and prompt padding are left out here, not masked later.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from worker.config import IMAGE_SIZE, Architecture, EnvConfig, ModelConfig
 from worker.errors import SettingsError
 from worker.robots import find_robot
 from worker.robots.norm_stats import NormStats
-from worker.robots.observations import Array, Picture, parse
+from worker.robots.observations import Array, Picture, key_name, parse
+from worker.robots.robot import Cameras
 from worker.robots.tokenizers import PromptTokenizer, Tokens
 
 
@@ -37,6 +38,12 @@ class ModelInput:
     """Where the flow starts, (horizon, action dim), if the request brought it."""
     seed: int | None
     """Where it comes from, if it did not."""
+    shortened_to: str | None = None
+    """What the model reads of the robot's text, where there was no room for all of it."""
+
+
+class NoActions(Exception):
+    """A model that writes tokens wrote none that stand for a chunk of actions."""
 
 
 class Transforms:
@@ -49,13 +56,22 @@ class Transforms:
         stats: NormStats,
         tokenizer: PromptTokenizer,
         default_prompt: str | None,
-        decode: Callable[[npt.NDArray[Any]], Array] | None = None,
+        decode: Callable[[npt.NDArray[Any]], Array | None] | None = None,
+        cameras: Cameras | None = None,
     ) -> None:
-        """`decode` makes normalised actions of what the model wrote, if it writes tokens.
+        """Put together what the settings and the checkpoint say.
 
-        Raises `SettingsError` where `env` and `model` can't go together.
+        Args:
+            decode: makes normalised actions of what the model wrote, if it writes tokens; None
+                where that is no chunk.
+            cameras: those of a model that names them in its own way; None: openpi's.
+
+        Raises:
+            SettingsError: `env` and `model` can't go together.
         """
         self.robot = find_robot(env.robot)
+        self.cameras = self.robot.cameras() if cameras is None else cameras
+        self._has_black_images = cameras is None and model.architecture is Architecture.pi0_fast
         self._model = model
         self._stats = stats
         self._tokenizer = tokenizer
@@ -67,7 +83,11 @@ class Transforms:
         check_fit(env, model)
 
     def inputs(self, sent: Any) -> ModelInput:
-        """What the model takes of the observation `sent`. Raises `BadObservation`."""
+        """What the model takes of the observation `sent`.
+
+        Raises:
+            BadObservation: it is not what this robot sends.
+        """
         noise_shape = (self._model.action_horizon, self._model.action_dim)
         observation = parse(
             sent,
@@ -80,28 +100,38 @@ class Transforms:
         if self._adaptation is not None:
             state = self._adaptation.state(state)
         normalised = self._stats.state.normalize(state)
-        images = {
-            camera: resize_with_pad(picture, IMAGE_SIZE, IMAGE_SIZE)
-            for camera, picture in self.robot.pictures(observation).items()
-        }
+        images = self._resized(observation.images)
+        prompt = self._tokenizer.encode(observation.prompt, normalised)
         padding = 0 if self._fast else self._model.action_dim - len(normalised)
         return ModelInput(
-            images=self.robot.fast_pictures(images) if self._fast else images,
-            tokens=self._tokenizer.encode(
-                observation.prompt, normalised if self._model.discrete_state_input else None
-            ),
+            images=self.robot.fast_pictures(images) if self._has_black_images else images,
+            tokens=prompt.tokens,
             state=np.pad(normalised, (0, padding)),
             robot_state=state,
             noise=observation.noise,
             seed=observation.seed,
+            shortened_to=prompt.shortened_to,
         )
+
+    def _resized(self, pictures: Mapping[str, Picture]) -> dict[str, Picture]:
+        """The images that came and are used, by the model's names, in its order."""
+        return {
+            camera: resize_with_pad(pictures[key_name(image.path)], IMAGE_SIZE, IMAGE_SIZE)
+            for camera, image in self.cameras.items()
+            if key_name(image.path) in pictures
+        }
 
     def outputs(self, raw: npt.NDArray[np.float32] | Tokens, given: ModelInput) -> Array:
         """The robot's actions, float64 (horizon, robot's dims), of the model's answer.
 
         `raw`: float32 (horizon, model's dims), or int64 (length,) where the model writes tokens.
+
+        Raises:
+            NoActions: it wrote tokens that stand for no chunk of actions.
         """
         normalised = raw.astype(np.float64) if self._decode is None else self._decode(raw)
+        if normalised is None:
+            raise NoActions
         actions = self._stats.actions.unnormalize(normalised)
         actions = np.ascontiguousarray(actions[:, : self.robot.action_dim])
         actions[:, self._delta] += given.robot_state[self._delta]
@@ -109,7 +139,11 @@ class Transforms:
 
 
 def check_fit(env: EnvConfig, model: ModelConfig) -> None:
-    """Raises `SettingsError` where `env` and `model` can't go together; reads no files."""
+    """Make sure that `env` and `model` can go together; no file is read.
+
+    Raises:
+        SettingsError: they can't.
+    """
     robot = find_robot(env.robot)
     delta_dims(env, robot.action_dim)
     if env.adapt_to_pi and robot.adaptation is None:
@@ -129,7 +163,11 @@ def check_fit(env: EnvConfig, model: ModelConfig) -> None:
 
 
 def delta_dims(env: EnvConfig, action_dim: int) -> npt.NDArray[np.intp]:
-    """Which actions are relative to the state. Raises `SettingsError` for too long a mask."""
+    """Which actions are relative to the state.
+
+    Raises:
+        SettingsError: the mask is too long.
+    """
     mask = env.delta_mask or []
     if len(mask) > action_dim:
         raise SettingsError(

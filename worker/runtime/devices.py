@@ -1,4 +1,4 @@
-"""Choosing device and dtype, whether a model fits, and what a device's own failure looks like."""
+"""Choosing a device and a dtype, checking that a model fits, and telling when a device failed."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,18 +13,35 @@ from worker.errors import DeviceLost, SettingsError
 from worker.models.attention import cpu_has_bfloat16
 
 SPARE = 1.1
-"""Activations and the piece that is being rearranged come on top of the weights."""
+"""Memory needed, as a multiple of the weights: activations and rearranged copies come on top."""
 
 _LIBRARIES = ("CUDA error", "CUDA driver error", "cuDNN error", "cuBLAS error")
-"""How the messages begin by which libraries say that the device failed them."""
+"""Beginnings of the messages by which libraries report that the device itself failed."""
 
 
 def choose_device(device: Device) -> torch.device:
-    """The torch device of the setting. Raises `SettingsError` for CUDA where there is none."""
+    """The torch device of the setting; a GPU becomes the calling thread's current one.
+
+    Streams, graphs and pinned memory are taken from the current GPU where nobody names one, so
+    load and run a model on the same thread.
+
+    Raises:
+        SettingsError: CUDA, or the GPU of that number, is not here.
+    """
     has_cuda = torch.cuda.is_available()
-    if device is Device.cuda and not has_cuda:
-        raise SettingsError("device=cuda: torch finds no CUDA device here; use device=cpu")
-    return torch.device("cuda" if has_cuda and device is not Device.cpu else "cpu")
+    if device == Device.cpu or (device == Device.auto and not has_cuda):
+        return torch.device("cpu")
+    if not has_cuda:
+        raise SettingsError(f"device={device}: torch finds no CUDA device here; use device=cpu")
+    if device.number is None:
+        return torch.device("cuda")
+    count = torch.cuda.device_count()
+    if device.number >= count:
+        raise SettingsError(
+            f"device={device}: torch finds {count} CUDA devices here, cuda:0 to cuda:{count - 1}"
+        )
+    torch.cuda.set_device(device.number)
+    return torch.device("cuda", device.number)
 
 
 def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> torch.dtype:
@@ -40,17 +57,21 @@ def choose_dtype(dtype: Dtype, device: torch.device, embedded: bool = False) -> 
 
 
 def ensure_room(needed: int, device: torch.device) -> None:
-    """Raises `SettingsError` where `device` has no room for weights of `needed` bytes."""
+    """Check that `device` has room for weights of `needed` bytes.
+
+    Raises:
+        SettingsError: it has not; the message says what would help.
+    """
     free = free_bytes(device)
     if free is not None and needed * SPARE > free:
         raise SettingsError(
-            f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device.type}, and"
+            f"the model needs about {needed * SPARE / 1e9:.1f} GB on device={device}, and"
             f" {free / 1e9:.1f} GB are free: free some, take dtype=bfloat16, or a smaller model="
         )
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Memory that could still be had on `device`; None where nobody says."""
+    """Bytes of memory that are free on `device`; None where the system does not say."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return int(free)
@@ -62,7 +83,7 @@ def free_bytes(device: torch.device) -> int | None:
 
 
 def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
-    """`array` on `device`; to CUDA through pinned memory, without waiting for it."""
+    """Copy `array` to `device`; to CUDA through pinned memory and without waiting for the copy."""
     tensor = torch.from_numpy(array)
     if device.type == "cuda":
         tensor = tensor.pin_memory()
@@ -70,10 +91,13 @@ def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 
 
 @contextmanager
-def losing(device: torch.device) -> Iterator[None]:
-    """Raises `DeviceLost` for an error after which every later call to `device` fails too.
+def watch_for_loss(device: torch.device) -> Iterator[None]:
+    """Tell errors of `device` itself, after which all later calls fail too, from all others.
 
-    Too little memory is none of them: a smaller batch may go on.
+    Running out of memory is not one of them: a smaller batch may still succeed.
+
+    Raises:
+        DeviceLost: instead of the library's own error.
     """
     try:
         yield

@@ -1,8 +1,8 @@
-"""Rearranging the weights of a loaded model so that it runs in fewer and larger pieces.
+"""Rearranges the weights of a loaded model so that it runs in fewer and larger operations.
 
 The model files stay plain; `fuse` puts other modules, with the same methods, in place of theirs.
-All of it is exact but for rounding: three products of one input become one, a norm's scale goes
-into the weights behind it (in float32, then cast back), and what nobody reads is dropped.
+Results change by rounding only: three products of one input become one, a norm's scale is
+multiplied into the weights behind it (in float32, then cast back), and unused parts are dropped.
 """
 
 from typing import cast
@@ -19,11 +19,14 @@ from worker.models.siglip import SigLip
 
 
 def fuse(model: nn.Module, stacks_prefix: bool = True) -> None:
-    """Fuse all transformers within `model`, and what only a whole pi0 allows, in place.
+    """Fuse all transformers within `model` in place; in a whole pi0 also what only that allows.
 
-    One module after the other, so that no more than one is in memory twice. `stacks_prefix`:
-    whether also pi0's wide Gemma gets one product for several; with hundreds of rows a CPU is
-    faster with several, whose results are contiguous (benchmarks/LOG.md).
+    Modules are replaced one by one, so that at most one is in memory twice.
+
+    Args:
+        model: a loaded model.
+        stacks_prefix: whether pi0's wide Gemma gets stacked products too. With hundreds of rows
+            a CPU is faster with separate ones, whose results are contiguous (benchmarks/LOG.md).
     """
     # Of the towers alone: a list of all modules would keep the replaced ones in memory.
     for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
@@ -46,7 +49,7 @@ def fuse(model: nn.Module, stacks_prefix: bool = True) -> None:
 
 
 def fold(norm: RMSNorm, readers: list[nn.Linear]) -> None:
-    """Move a plain norm's `1 + scale` into the weights of all that read it.
+    """Multiply a plain norm's `1 + scale` into the weights of all layers that read it.
 
     (n * (1 + s)) W^T = n (W * (1 + s))^T. Adaptive norms change with time and stay as they are.
     """
@@ -68,20 +71,20 @@ class FusedAttention(gemma.Attention):
         self.o_proj = plain.o_proj
 
     def project(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor, Tensor]:
-        """As the plain one; queries and keys are rotated together."""
+        """As in `gemma.Attention`; queries and keys are rotated together."""
         queries, keys = self.config.num_heads, self.config.num_kv_heads
         both = heads(self.qkv_proj(x), self.config.head_dim)
         turned = rotate(both[:, : queries + keys], rope)
         return turned[:, :queries], turned[:, queries:], both[:, queries + keys :]
 
     def keys_values(self, x: Tensor, rope: Rope) -> tuple[Tensor, Tensor]:
-        """As the plain one; only for few tokens, since queries are computed too."""
+        """As in `gemma.Attention`; for few tokens only, since queries are computed too."""
         _, keys, values = self.project(x, rope)
         return keys, values
 
 
 class KeysValues(gemma.Attention):
-    """What is left of an attention whose queries nobody asks: one product."""
+    """The keys and values of an attention whose queries are not used, as one product."""
 
     def __init__(self, plain: gemma.Attention) -> None:
         nn.Module.__init__(self)
@@ -136,7 +139,7 @@ class PatchProjection(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """Its dtype is the one that pixels are wanted in."""
+        """The weight; `SigLip` casts pixels to its dtype."""
         return self.proj.weight
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ def _fold_block(block: gemma.Block) -> None:
 
 
 def _drop_unread(vlm: Gemma) -> None:
-    """Of the last prefix layer the expert reads keys and values, and nobody reads the rest."""
+    """Drop all of the last prefix layer but its keys and values: the expert reads nothing else."""
     last = vlm.blocks[-1]
     last.self_attn = KeysValues(last.self_attn)
     del last.mlp, last.post_attention_layernorm, vlm.norm

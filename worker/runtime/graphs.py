@@ -1,9 +1,9 @@
-"""Running one computation at fixed shapes: static buffers, and on CUDA a graph to replay.
+"""Runs one computation at fixed shapes: with static buffers, and on CUDA as a captured graph.
 
-The computation knows nothing of this. A captured graph holds every kernel of an inference and is
-launched as one; what goes in and out travels through pinned memory, and the host waits once, at
-the end. On a CPU the same buffers are used and the computation is called, so that all but the
-capture can be tested without a GPU.
+The computation needs no change for this. A captured graph holds all kernels of an inference and is
+launched at once; inputs and results travel through pinned memory, and the host waits once, at the
+end. On a CPU the same buffers are used and the computation is called directly, so that everything
+except the capture can be tested without a GPU.
 """
 
 from collections.abc import Callable, Mapping
@@ -20,7 +20,7 @@ Arrays = Mapping[str, npt.NDArray[np.generic]]
 Result = TypeVar("Result")
 
 WARM_UPS = 2
-"""Calls before a capture: libraries set themselves up, and the compiler compiles."""
+"""Calls before a capture, in which libraries set themselves up and the compiler compiles."""
 
 
 class Replay:
@@ -33,7 +33,7 @@ class Replay:
         device: torch.device,
         captures: "Captures | None" = None,
     ) -> None:
-        """Run it on `example` and, on CUDA, capture it among `captures` (None: by itself)."""
+        """Run `compute` on `example`; on CUDA capture it, sharing memory with all of `captures`."""
         self._compute = compute
         self._on_cuda = device.type == "cuda"
         self._host = {name: self._host_buffer(array) for name, array in example.items()}
@@ -51,7 +51,7 @@ class Replay:
         )
 
     def __call__(self, arrays: Arrays) -> npt.NDArray[np.float32]:
-        """The result for `arrays`, which have the shapes of the example; a copy of its own."""
+        """The result for `arrays`, which have the shapes of the example. The caller may keep it."""
         for name, host in self._host.items():
             np.copyto(host.numpy(), arrays[name], casting="no")
         if self._graph is None:
@@ -74,7 +74,7 @@ class Replay:
 
 
 class Captures:
-    """Where the graphs of one model are captured: they share a stream, and memory.
+    """Captures the graphs of one model, which share a stream and memory.
 
     Only one of them may run at a time, and its result must be taken before the next runs.
     """
@@ -85,14 +85,14 @@ class Captures:
         self._stream: Any = None
 
     def capture(self, compute: Callable[[], Result]) -> tuple[torch.cuda.CUDAGraph, Result]:
-        """A graph of `compute`, and its result, whose memory each replay writes anew.
+        """A graph of `compute`, and its result, whose memory each replay overwrites.
 
-        It is called before: what libraries and compilers set up at first use, and tables that are
-        made once, must not become part of a graph.
+        `compute` is called a few times first: what libraries and compilers set up at first use,
+        and tables that are made once, must not become part of a graph.
         """
         if self._stream is None:
             self._pool = torch.cuda.graph_pool_handle()
-            # One for all: memory that a stream has used is kept for that stream.
+            # One stream for all graphs: memory that a stream has used is kept for that stream.
             self._stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         self._stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(self._stream):
@@ -100,7 +100,7 @@ class Captures:
                 compute()
         torch.cuda.synchronize()
         graph = torch.cuda.CUDAGraph()
-        # Other threads of this process have no business on the device, nor do they disturb.
+        # No other thread of this process uses the device, so none can disturb the capture.
         with torch.cuda.graph(
             graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"
         ):

@@ -12,7 +12,7 @@ from worker.runtime.fusing import fuse
 from worker.runtime.packing import can_pack, pack
 
 RECOMPILE_LIMIT = 64
-"""Forms of a layer that torch compiles (masked or not, one token or many) before it gives up."""
+"""How many forms of a layer (masked or not, one token or many) torch compiles at most."""
 
 
 def arrange(model: PaliGemma, device: torch.device, compiles: bool) -> None:
@@ -25,7 +25,7 @@ def arrange(model: PaliGemma, device: torch.device, compiles: bool) -> None:
 
 
 def compile_layers(model: nn.Module, backend: str = "inductor") -> None:
-    """Let torch compile each layer at first use; equal layers share what was compiled."""
+    """Have torch compile each layer at its first use; equal layers share the compiled code."""
     cast(Any, torch)._dynamo.config.recompile_limit = RECOMPILE_LIMIT
     for tower in [m for m in model.modules() if isinstance(m, Gemma | SigLip)]:
         for layer in tower.layers:

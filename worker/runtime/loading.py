@@ -1,4 +1,4 @@
-"""Filling a model with weights: from a checkpoint, or made up from a fixed seed.
+"""Fills a model with weights, from a checkpoint or from a fixed seed.
 
 The module is built without memory (on torch's meta device), then each parameter is made once, in
 its final dtype and place, and filled through a small buffer: a checkpoint is never in memory twice.
@@ -10,27 +10,18 @@ from math import prod
 from pathlib import Path
 from typing import TypeVar
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from worker.checkpoints.dtypes import BY_NAME
 from worker.checkpoints.names import match
-from worker.checkpoints.orbax import OrbaxWeights
 from worker.checkpoints.orbax_names import Array
-from worker.checkpoints.safetensors_file import StoredTensor, WeightsFile
+from worker.checkpoints.weights import open_weights
 from worker.config import ModelConfig
 from worker.models.gemma import RMSNorm
 from worker.models.pi0 import Pi0
 from worker.runtime.devices import ensure_room
-
-STAGING_BYTES = 4 * 2**20
-TORCH_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-}
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -38,20 +29,23 @@ Model = TypeVar("Model", bound=nn.Module)
 def load_model(
     config: ModelConfig, weights: Path | None, device: torch.device, dtype: torch.dtype
 ) -> Pi0:
-    """The pi0 or pi0.5 of `config`, filled: see `fill`."""
+    """Make the pi0 or pi0.5 of `config` and fill it, as `fill` does."""
     with torch.device("meta"):
         model = Pi0(config)
     return fill(model, weights, device, dtype)
 
 
 def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.dtype) -> Model:
-    """Give `model`, without memory so far, a checkpoint's weights, or seeded ones where None.
+    """Fill `model`, which has no memory yet, with a checkpoint's weights (None: seeded ones).
 
-    `weights` is a safetensors file, or a folder in JAX's form (`params/`).
+    `weights` is anything that `open_weights` takes. `dtype` is that of the transformers; norms and
+    small projections stay float32.
 
-    `dtype` is that of the transformers; norms and small projections stay float32. Raises
-    `CheckpointError` where the file is damaged, lacks a tensor, has one too many, or has one of
-    another shape, and `SettingsError` where `device` has no room.
+    `dtype` is that of the transformers; norms and small projections stay float32.
+
+    Raises:
+        CheckpointError: the file is damaged, or a tensor is missing, unexpected or misshapen.
+        SettingsError: `device` has no room.
     """
     wide = _float32_parameters(model)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
@@ -64,46 +58,37 @@ def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.
         for name, shape in shapes.items():
             _assign(model, name, torch.empty(shape, dtype=dtypes[name], device=device))
         parameters = {name: p.detach() for name, p in model.named_parameters()}
-        (read_orbax if weights.is_dir() else read_file)(weights, parameters)
+        read_weights(weights, parameters)
     return model.eval().requires_grad_(False)
 
 
-def read_file(path: Path, parameters: dict[str, Tensor]) -> None:
-    """Fill `parameters`, by our names, from a safetensors file."""
-    staging = torch.empty(STAGING_BYTES, dtype=torch.uint8)
-    shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    with WeightsFile(path) as file:
-        for name, theirs in match(file, shapes).items():
-            read_tensor(file, file.tensors[theirs], parameters[name], staging)
+def read_weights(path: Path, parameters: dict[str, Tensor]) -> None:
+    """Fill `parameters`, by our names, as the pieces of the weights come.
 
-
-def read_orbax(folder: Path, parameters: dict[str, Tensor]) -> None:
-    """Fill `parameters`, by our names, from JAX's form, as its pieces come."""
-    weights = OrbaxWeights(folder)
+    Raises:
+        CheckpointError: as `fill`.
+    """
     shapes = {name: tuple(p.shape) for name, p in parameters.items()}
-    targets = {theirs: parameters[name] for name, theirs in match(weights, shapes).items()}
-    for piece in weights.pieces():
-        target = targets[piece.name][piece.start : piece.start + len(piece.values)]
-        # Rounded before they are transposed, and both here: faster than in one step by `copy_`.
-        target.copy_(as_tensor(piece.values).to(target.dtype).contiguous())
+    with open_weights(path) as weights:
+        targets = {theirs: parameters[name] for name, theirs in match(weights, shapes).items()}
+        for piece in weights.pieces(targets):
+            target = targets[piece.name][piece.start : piece.start + len(piece.values)]
+            # Rounded before they are transposed, and both here: faster than in one step by `copy_`.
+            target.copy_(as_tensor(piece.values).to(target.dtype).contiguous())
 
 
 def as_tensor(values: Array) -> Tensor:
     """The same memory as a tensor; torch does not know numpy's bfloat16."""
-    if values.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(values.view(np.uint16)).view(torch.bfloat16)
+    kind = BY_NAME[values.dtype.name]
+    if kind.safetensors == "BF16":
+        return torch.from_numpy(values.view(np.uint16)).view(torch_dtype(kind.name))
     return torch.from_numpy(values)
 
 
-def read_tensor(file: WeightsFile, stored: StoredTensor, tensor: Tensor, staging: Tensor) -> None:
-    """Fill `tensor`, of any dtype and device, from `file` by way of the bytes of `staging`."""
-    source, flat = TORCH_DTYPES[stored.dtype], tensor.view(-1)
-    step = len(staging) // source.itemsize
-    for start in range(0, len(flat), step):
-        piece = flat[start : start + step]
-        raw = staging[: len(piece) * source.itemsize]
-        file.read_into(stored.start + start * source.itemsize, raw.numpy().data)
-        piece.copy_(raw.view(source))
+def torch_dtype(name: str) -> torch.dtype:
+    """Torch's dtype of a `FloatType`'s name."""
+    found: torch.dtype = getattr(torch, name)
+    return found
 
 
 def seeded(name: str, shape: tuple[int, ...]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Weights in the order in which a CPU's matrix units read them, arranged once instead of per call.
+"""Stores weights in the order in which a CPU's matrix units read them, once instead of per call.
 
 A linear layer of few rows otherwise spends much of its time on rearranging its weight. oneDNN
 does both, through the operators that torch's own compiler uses. Works in float32, and in bfloat16
@@ -44,7 +44,7 @@ class PackedLinear(nn.Module):
 
 
 class _Product(torch.autograd.Function):
-    """The gradient in the input, which real-time chunking needs; weights are frozen."""
+    """The product with its gradient in the input, which real-time chunking needs."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: PackedLinear) -> Tensor:
@@ -78,7 +78,7 @@ def pack(model: nn.Module) -> None:
 
 
 def _pack_within(owner: nn.Module) -> None:
-    # By name: whoever held the modules would keep the weights that were packed in memory.
+    # By name: a reference to a module would keep its unpacked weights in memory.
     for name in [name for name, _ in owner.named_children()]:
         child = owner.get_submodule(name)
         if type(child) is nn.Linear and name != "dense":

@@ -1,4 +1,4 @@
-"""Running pi0 on requests: batches, buckets and noise, of which the model knows nothing."""
+"""Runs pi0 on requests. Batches, buckets and noise are decided here, not in the model."""
 
 import logging
 from collections import defaultdict
@@ -13,19 +13,19 @@ from torch import Tensor
 
 from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
 from worker.robots.transforms import ModelInput
-from worker.runtime.devices import choose_device, choose_dtype, losing, put
+from worker.runtime.devices import choose_device, choose_dtype, put, watch_for_loss
 from worker.runtime.graphs import Arrays, Captures, Replay
 from worker.runtime.layout import arrange
 from worker.runtime.loading import load_model
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 Actions = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a batch has in common, and one graph is captured for."""
+    """The shape of a batch; one graph is captured for each."""
 
     batch: int
     cameras: int
@@ -47,10 +47,13 @@ class Runner:
         num_steps: int,
         seed: int,
     ) -> None:
-        """Load the weights (None: seeded ones) and compute all that depends on time alone.
+        """Load the weights and compute all that depends on the flow's time alone.
 
-        Raises `CheckpointError` as `load_model` does, `SettingsError` where there is no such device
-        or no room on it.
+        Where `weights` is None, seeded ones are made up.
+
+        Raises:
+            CheckpointError: the weights do not fit, as `load_model` says.
+            SettingsError: there is no such device, or no room on it.
         """
         self._config, self._seed = config, seed
         self.device = choose_device(device)
@@ -66,10 +69,12 @@ class Runner:
         self._replays: dict[Shape, Replay] = {}
 
     def prepare(self, batches: int, cameras: Iterable[int], length: int | None) -> None:
-        """Capture what may come: batches up to `batches` of so many cameras and any prompt.
+        """Capture a graph for every shape that may come; without graphs there is nothing to do.
 
-        `length`: tokens of the usual prompt, which gets graphs without padding. Without graphs
-        there is nothing to do.
+        Args:
+            batches: the largest batch.
+            cameras: how many cameras an observation may have.
+            length: tokens of the usual prompt, which gets graphs without padding.
         """
         if not self._uses_graphs:
             return
@@ -82,19 +87,21 @@ class Runner:
         ]
         for done, shape in enumerate(shapes, start=1):
             self._replay(shape)
-            log.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
+            logger.info("prepared %d of %d shapes: %s", done, len(shapes), shape)
 
     def __call__(self, requests: Sequence[ModelInput]) -> list[Actions]:
         """Normalised actions, float32 (horizon, action dim), of each request.
 
         Requests with equally many cameras run as one batch. With graphs, shorter prompts are
         padded, and the padding masked; without, batches have prompts of one length.
-        Raises `DeviceLost` where the device fails.
+
+        Raises:
+            DeviceLost: the device failed.
         """
         answers: dict[int, Actions] = {}
         for shape, members in self._groups(requests).items():
             arrays = self._arrays([requests[i] for i in members], shape)
-            with losing(self.device):
+            with watch_for_loss(self.device):
                 batch = self._run(shape, arrays)
             answers.update(zip(members, batch, strict=True))
         return [answers[i] for i in range(len(requests))]
@@ -113,7 +120,7 @@ class Runner:
         )
 
     def tensors(self, requests: Sequence[ModelInput]) -> dict[str, Tensor]:
-        """The first four arguments of `infer`, by name, of requests that are alike."""
+        """The first four arguments of `infer`, by name, for requests of one shape."""
         cameras, length = len(requests[0].images), len(requests[0].tokens)
         return self._put(self._arrays(requests, Shape(len(requests), cameras, length, False)))
 

@@ -25,10 +25,10 @@ from benchmarks.lan.report import Measured, latency_table, ratios, save
 from benchmarks.openpi_venv import ROOT
 from benchmarks.peers import openpi, ours
 from benchmarks.peers.witness import Asked, ask_on
-from benchmarks.transport.__main__ import INTERRUPTED
 from benchmarks.transport.cells import Cell, Conditions
 from benchmarks.transport.observations import Answer
 from benchmarks.transport.teams import PEERS, Result
+from conf.flags import INTERRUPTED
 from scripts.local.processes import ProcessError
 from tests.hosts import needs_hosts, no_hosts
 

@@ -18,6 +18,7 @@ from benchmarks.transport import __main__ as transport
 from benchmarks.transport.options import make_plan, parser
 from benchmarks.transport.plan import Plan
 from benchmarks.transport.teams import PEERS
+from conf.flags import INTERRUPTED
 
 WAIT_S = 90.0
 COMMAND = [sys.executable, "-m", "benchmarks.transport"]
@@ -81,7 +82,7 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
         time.sleep(0.02)
     command.send_signal(signal.SIGINT)
     _, errors = command.communicate(timeout=WAIT_S)
-    assert command.returncode == transport.INTERRUPTED
+    assert command.returncode == INTERRUPTED
     assert "interrupted" in errors
     # One that was just being started is ended by the kernel, after its parent.
     assert not psutil.wait_procs(children, timeout=WAIT_S)[1]

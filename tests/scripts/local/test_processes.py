@@ -12,7 +12,8 @@ import psutil
 import pytest
 
 from scripts.local import processes
-from scripts.local.processes import ProcessError, Processes, free_ports, signals_wait
+from scripts.local.forks import signals_wait
+from scripts.local.processes import Process, ProcessError, Processes, free_ports
 
 CHILD = "tests.scripts.local.child"
 
@@ -32,20 +33,30 @@ time.sleep(600)
 INTERRUPTED = f"""
 import os, signal, sys, time
 from pathlib import Path
-from benchmarks.children import Children
 from scripts.local.processes import Processes
 os.register_at_fork(WHEN=lambda: os.kill(os.getpid(), signal.SIGINT))
-if sys.argv[2] == "processes":
-    context, arguments = Processes(Path(sys.argv[1])), ["{CHILD}", "deaf"]
-else:
-    context, arguments = Children(Path(sys.argv[1])), [[sys.executable, "-m", "{CHILD}", "deaf"]]
 try:
-    with context as children:
-        children.start("child", *arguments)
+    with Processes(Path(sys.argv[1])) as children:
+        children.start("child", "{CHILD}", "deaf")
         time.sleep(600)
 except KeyboardInterrupt:
     print("interrupted")
 """
+
+# Children that talk.
+ECHO = """
+import sys
+for line in sys.stdin:
+    print(line, end="", flush=True)
+"""
+THREADS = """
+import sys, threading
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+print("{}", flush=True)
+sys.stdin.read()
+"""
+DYING = "import sys; sys.stdin.readline(); sys.exit('out of patience')"
+WAIT_S = 60.0
 
 
 def ends(pid: int, timeout_s: float = 30.0) -> bool:
@@ -127,10 +138,9 @@ def test_children_die_with_a_parent_that_was_killed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("when", ["before", "after_in_parent"])
-@pytest.mark.parametrize("kind", ["processes", "children"])
-def test_ctrl_c_while_a_child_is_forked_is_not_lost(tmp_path: Path, when: str, kind: str) -> None:
+def test_ctrl_c_while_a_child_is_forked_is_not_lost(tmp_path: Path, when: str) -> None:
     script = INTERRUPTED.replace("WHEN", when)
-    command = [sys.executable, "-c", script, str(tmp_path), kind]
+    command = [sys.executable, "-c", script, str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == ("interrupted\n", "")
 
@@ -150,15 +160,63 @@ def test_signals_that_waited_are_handled_and_handlers_are_as_before() -> None:
     assert handlers == {number: signal.getsignal(number) for number in handlers}
 
 
-def test_cpu_time_grows_with_work(tmp_path: Path) -> None:
+def talking(children: Processes, source: str) -> Process:
+    return children.start_command("a child", [sys.executable, "-c", source], talks=True)
+
+
+def test_it_answers_and_its_cost_is_known(tmp_path: Path) -> None:
+    with Processes(tmp_path) as children:
+        child = talking(children, ECHO)
+        child.tell({"number": 1})
+        assert child.answer(WAIT_S) == {"number": 1}
+        cost = child.cpu_seconds()
+        assert 0 < cost == pytest.approx(psutil.Process(child.pid).cpu_times().user, abs=0.5)
+        child.tell({"number": 2})
+        child.answer(WAIT_S)
+        assert child.cpu_seconds() > cost
+        assert 1.0 < child.resident_mb() < 1000.0
+        child.check()
+    assert not psutil.pid_exists(child.pid)
+
+
+def test_all_its_threads_are_placed(tmp_path: Path) -> None:
+    core = min(os.sched_getaffinity(0))
+    with Processes(tmp_path) as children:
+        child = talking(children, THREADS)
+        child.answer(WAIT_S)
+        child.place({core})
+        threads = psutil.Process(child.pid).threads()
+        assert len(threads) == 2
+        assert all(os.sched_getaffinity(thread.id) == {core} for thread in threads)
+
+
+def test_its_last_words_are_told(tmp_path: Path) -> None:
+    with Processes(tmp_path) as children:
+        child = talking(children, DYING)
+        child.tell({})
+        with pytest.raises(ProcessError, match=r"(?s)a child ended: exit code 1.*out of patience"):
+            child.answer(WAIT_S)
+        for ask in (
+            child.check,
+            child.cpu_seconds,
+            child.resident_mb,
+            lambda: child.tell({"x": "y" * 100_000}),
+        ):
+            with pytest.raises(ProcessError, match="out of patience"):
+                ask()
+
+
+def test_silence_is_no_answer(tmp_path: Path) -> None:
+    with Processes(tmp_path) as children, pytest.raises(ProcessError, match="silent"):
+        talking(children, ECHO).answer(0.01)
+
+
+def test_who_was_not_started_to_talk_is_not_talked_to(tmp_path: Path) -> None:
     with Processes(tmp_path) as children:
         child = children.start("child", CHILD)
-        child.wait_ready()
-        used = child.cpu_seconds()
-        assert 0 < used == pytest.approx(psutil.Process(child.pid).cpu_times().user, abs=0.5)
-        child.kill()
-        with pytest.raises(ProcessError, match="no CPU clock"):
-            child.cpu_seconds()
+        for talk in (lambda: child.tell({}), lambda: child.answer(WAIT_S)):
+            with pytest.raises(RuntimeError, match="without talks=True"):
+                talk()
 
 
 def test_free_ports_are_all_different() -> None:

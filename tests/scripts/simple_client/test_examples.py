@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 
 from scripts.simple_client.examples import EXAMPLES, make_example
-from worker.config import Robot
+from worker.config import RobotName
 from worker.robots import ROBOTS
 from worker.robots.observations import parse
 
 ROBOT_OF = {
-    "aloha": Robot.aloha,
-    "aloha_sim": Robot.aloha,
-    "droid": Robot.droid,
-    "libero": Robot.libero,
+    "aloha": RobotName.aloha,
+    "aloha_sim": RobotName.aloha,
+    "droid": RobotName.droid,
+    "libero": RobotName.libero,
 }
 
 

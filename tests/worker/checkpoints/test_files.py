@@ -9,6 +9,7 @@ import pytest
 from tests.golden import FOLDER, TOKENIZER
 from tests.worker.checkpoints.checkpoint_files import copy_golden, read_weights, write_weights
 from worker.checkpoints.download import Cache
+from worker.checkpoints.download.addresses import parse
 from worker.checkpoints.files import PUBLIC_TOKENIZER, Checkpoint, Sources, digest
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError
@@ -155,6 +156,7 @@ def test_a_digest_follows_every_file_and_setting(folder: Path) -> None:
     first = digest(files, {"seed": 0})
     assert digest(files, {"seed": 0}) == first
     seen = {first, digest(files, {"seed": 1})}
+    assert files.norm_stats is not None
     for path in (files.norm_stats, files.tokenizer):
         path.write_bytes(path.read_bytes() + b"\n")
         seen.add(digest(files, {"seed": 0}))
@@ -180,3 +182,16 @@ def test_the_cache_is_the_public_systems_own(
     monkeypatch.setenv("OPENPI_DATA_HOME", str(tmp_path / "theirs"))
     assert Cache(DownloadConfig()).folder == tmp_path / "theirs"
     assert Cache(DownloadConfig(cache_dir=str(tmp_path))).folder == tmp_path
+
+
+def test_a_folder_above_another_download_is_not_complete(cache: Cache, folder: Path) -> None:
+    below = "gs://bucket/models/one"
+    shutil.copytree(folder, cache.folder / "bucket" / "models" / "one")
+    (cache.folder / "bucket" / "models" / ".one.lock").touch()
+    (cache.folder / "bucket" / "models" / "words.model").touch()
+    assert cache.has(below)
+    assert not cache.has("gs://bucket/models")
+    sources = Sources("gs://bucket/models", None, embedded=False)
+    assert sources.missing(cache) == "gs://bucket/models"
+    cache.mark_complete(parse("gs://bucket/models"))
+    assert cache.has("gs://bucket/models")

@@ -62,11 +62,21 @@ def test_a_senseless_header_is_refused(tmp_path: Path, header: bytes) -> None:
         WeightsFile(tmp_path / "odd")
 
 
-@pytest.mark.parametrize("dtype", ["I64", "F8_E4M3", "nonsense", 7, []])
-def test_a_weight_that_is_no_float_is_refused(tmp_path: Path, dtype: object) -> None:
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "nonsense", 7, []])
+def test_a_quantised_weight_is_refused(tmp_path: Path, dtype: object) -> None:
     write_raw(tmp_path / "odd", json.dumps({"a": {**GOOD, "dtype": dtype}}).encode(), bytes(8))
-    with pytest.raises(CheckpointError, match="a weight is a float"):
+    with pytest.raises(CheckpointError, match="not quantised"):
         WeightsFile(tmp_path / "odd")
+
+
+def test_integers_are_told_apart_from_weights(tmp_path: Path) -> None:
+    save_file({"a": np.ones(2, np.float32), "count": np.ones(3, np.int64)}, tmp_path / "two")
+    with WeightsFile(tmp_path / "two") as file:
+        assert (set(file.tensors), file.not_floats) == ({"a"}, {"count": "I64"})
+    whole = (tmp_path / "two").read_bytes()
+    (tmp_path / "two").write_bytes(whole[:-1])
+    with pytest.raises(CheckpointError, match="lies beyond its end"):
+        WeightsFile(tmp_path / "two")
 
 
 def test_a_file_that_shrinks_while_it_is_read_is_noticed(tmp_path: Path) -> None:

@@ -142,6 +142,20 @@ def test_actions_that_are_not_finite_never_reach_a_robot() -> None:
         policy.infer(SIM)
 
 
+@pytest.mark.parametrize("checkpoint", ["pi0_aloha", "pi05_droid"])
+def test_a_long_prompt_is_shortened_and_the_robot_is_told(checkpoint: str) -> None:
+    policy = make_policy(*overrides(checkpoint), "num_steps=1")
+    policy.load()
+    sent = {**cases(checkpoint)[0].observation, "seed": 1}
+    assert "prompt_shortened_to" not in policy.infer(sent)
+    answer = policy.infer({**sent, "prompt": "pick up the red cube and " * 100})
+    told = answer["prompt_shortened_to"]
+    assert told.startswith("pick up the red cube")
+    np.testing.assert_array_equal(
+        answer["actions"], policy.infer({**sent, "prompt": told})["actions"]
+    )
+
+
 def test_infer_before_load_says_so() -> None:
     with pytest.raises(RuntimeError, match=r"load\(\)"):
         make_policy("model=tiny").infer(SIM)

@@ -1,5 +1,6 @@
 """pi0-FAST as a policy: its agreement in batches, what it says of itself, and what it refuses."""
 
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,14 @@ import pytest
 import torch
 
 from client.errors import BadObservation, PolicyFailed
-from tests.golden import FAST_CHECKPOINT, FAST_TOKENIZER, FOLDER, cases, overrides
+from tests.golden import (
+    FAST_CHECKPOINT,
+    FAST_TOKENIZER,
+    FOLDER,
+    cases,
+    decodings,
+    overrides,
+)
 from tests.worker.composition import compose_worker, make_fast_policy, make_policy
 from worker.__main__ import build
 from worker.errors import CheckpointError, SettingsError
@@ -58,6 +66,47 @@ def test_actions_that_are_not_finite_never_reach_a_robot() -> None:
     broken.runner.model.vision.head.bias[0] = torch.nan
     with pytest.raises(PolicyFailed, match="not finite"):
         broken.infer(observation())
+
+
+def test_an_answer_that_is_no_chunk_fails_its_request_alone(
+    policy: Pi0FastPolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, decoded = policy.runner.__class__.__call__, decodings()
+
+    def second_cut_off(runner: Any, requests: Any) -> Any:
+        good, _ = run(runner, requests)
+        return [good, decoded[3][0].astype(np.int64)]
+
+    monkeypatch.setattr(policy.runner.__class__, "__call__", second_cut_off)
+    answers = policy.infer_batch([observation(), observation()])
+    assert isinstance(answers[0], dict)
+    assert isinstance(answers[1], PolicyFailed)
+    assert re.search(r"wrote no chunk of actions.*ask again", str(answers[1]))
+
+
+def test_weights_that_write_no_chunk_are_warmed_up_and_refuse_each_request() -> None:
+    untrained = make_fast_policy(*SETTINGS)
+    untrained.load()
+    weight = untrained.runner.model.vlm.norm.weight
+    assert weight is not None
+    weight.fill_(-1.0)
+    assert untrained.warm_up() > 0
+    with pytest.raises(PolicyFailed, match="no chunk of actions"):
+        untrained.infer(observation())
+
+
+def test_a_long_prompt_is_shortened_and_the_robot_is_told(policy: Pi0FastPolicy) -> None:
+    assert "prompt_shortened_to" not in policy.infer(observation())
+    long = {**observation(), "prompt": "pick up the red cube and " * 100}
+    given = policy.transforms.inputs(long)
+    assert given.shortened_to is not None
+    assert len(given.tokens) <= policy._model.max_token_len
+    read = policy.tokenizer.text.decode(given.tokens)
+    bins = policy.tokenizer.text.decode(policy.transforms.inputs(observation()).tokens)
+    assert read.partition("State: ")[2] == bins.partition("State: ")[2] != ""
+    answer = policy.infer_batch([long])[0]
+    if isinstance(answer, dict):
+        assert answer["prompt_shortened_to"] == given.shortened_to
 
 
 def test_metadata_says_what_a_robot_needs_to_know() -> None:

@@ -36,6 +36,7 @@ def ur5(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     (tmp_path / "conf" / "env" / "ur5.yaml").write_text(quoted("yaml"))
     (tmp_path / "ur5_robot.py").write_text(quoted("python"))
     monkeypatch.setattr(composing, "FOLDER", tmp_path / "conf")
+    monkeypatch.setattr("conf.overrides.FOLDER", tmp_path / "conf")
     monkeypatch.syspath_prepend(tmp_path)
     folder = tmp_path / "checkpoint"
     shutil.copytree(GOLDEN / "pi05_droid", folder, ignore=lambda *_: ["params"])
@@ -115,3 +116,28 @@ def test_a_robot_that_is_none(ur5: list[str], robot: str, says: str) -> None:
 def test_the_environment_is_chosen_like_any_other(ur5: list[str]) -> None:
     config = compose_worker("env=ur5")
     assert (config.name, config.model.name, config.checkpoint) == ("ur5", "pi05", None)
+
+
+NESTED = """
+from worker.robots.observations import Image, Vector
+from worker.robots import RobotSpec
+
+NESTED = RobotSpec(
+    vectors=(Vector(("arm", "left", "joints"), 6), Vector(("arm", "grip"), 1, scalar=True)),
+    images=(Image(("cameras", "base"), "base_0_rgb"), Image(("cameras", "spare"), None)),
+    action_dim=7,
+)
+"""
+
+
+def test_keys_may_be_nested_as_the_document_says(ur5: list[str], tmp_path: Path) -> None:
+    (tmp_path / "nested_robot.py").write_text(NESTED)
+    policy = make_policy(*ur5, "env.robot=nested_robot.NESTED", "num_steps=1")
+    policy.load()
+    assert policy.warm_up() > 0
+    arm = {"left": {"joints": STATE[:6]}, "grip": 1.0}
+    cameras = {"base": FRAME, "spare": FRAME}
+    actions = policy.infer({"arm": arm, "cameras": cameras, "prompt": "fold"})["actions"]
+    assert actions.shape == (15, 7)
+    with pytest.raises(BadObservation, match="arm/left: missing, expected a dict"):
+        policy.infer({"arm": {"grip": 1.0}, "cameras": cameras, "prompt": "fold"})

@@ -1,14 +1,15 @@
 """Each thing that can be wrong with an observation is named: the key, what fits, what came."""
 
+import enum
 from typing import Any
 
 import numpy as np
 import pytest
 
 from client.errors import BadObservation
-from worker.config import Robot
+from worker.config import RobotName
 from worker.robots import ROBOTS
-from worker.robots.observations import Observation, describe, parse
+from worker.robots.observations import CheckedObservation, describe, parse
 
 NOISE = (5, 4)
 FRAME = np.zeros((3, 48, 64), np.uint8)
@@ -34,13 +35,15 @@ def droid(**changes: Any) -> dict[str, Any]:
     return {**observation, **{f"observation/{k}": v for k, v in changes.items()}}
 
 
-def check(sent: Any, robot: Robot = Robot.aloha, prompt: str | None = None) -> Observation:
+def check(
+    sent: Any, robot: RobotName = RobotName.aloha, prompt: str | None = None
+) -> CheckedObservation:
     spec = ROBOTS[robot]
     return parse(sent, spec.vectors, spec.images, NOISE, prompt)
 
 
 def test_images_come_out_as_bytes_with_channels_last() -> None:
-    checked = check(droid(), Robot.droid)
+    checked = check(droid(), RobotName.droid)
     assert [image.shape for image in checked.images.values()] == [(48, 64, 3)] * 2
 
 
@@ -51,14 +54,49 @@ def test_floats_become_bytes_by_truncation() -> None:
     assert image.min() == image.max() == 254
 
 
-@pytest.mark.parametrize("gripper", [0.5, np.float32(0.5), np.array(0.5), [0.5], np.array([0.5])])
+@pytest.mark.parametrize(
+    "gripper", [0.5, np.float32(0.5), np.array(0.5), [0.5], np.array([0.5]), [np.float64(0.5)]]
+)
 def test_a_bare_number_is_a_gripper(gripper: Any) -> None:
-    checked = check(droid(gripper_position=gripper), Robot.droid)
+    checked = check(droid(gripper_position=gripper), RobotName.droid)
     assert checked.vectors["observation/gripper_position"].tolist() == [0.5]
 
 
-def test_lists_of_numbers_are_a_state() -> None:
-    assert check(aloha(state=[0] * 13 + [1.5])).vectors["state"].tolist() == [0.0] * 13 + [1.5]
+@pytest.mark.parametrize(
+    "state",
+    [
+        [0] * 13 + [2],
+        (0.0,) * 13 + (2.0,),
+        [np.float32(0)] * 13 + [np.int16(2)],
+        [np.array(0.0)] * 13 + [np.array(2)],
+        np.array([0] * 13 + [2]),
+        np.array([0] * 13 + [2], np.uint8),
+        np.array([0] * 13 + [2], np.float16),
+    ],
+    ids=str,
+)
+def test_numbers_of_any_kind_are_a_state(state: Any) -> None:
+    vector = check(aloha(state=state)).vectors["state"]
+    assert vector.dtype == np.float64
+    assert vector.tolist() == [0.0] * 13 + [2.0]
+
+
+class Task(str, enum.Enum):  # noqa: UP042 - on Python 3.8 there is no other
+    """As people name their tasks."""
+
+    FOLD = "fold it"
+
+
+class Words(str):
+    """A text of one's own kind."""
+
+
+@pytest.mark.parametrize(
+    "prompt", [Task.FOLD, Words("fold it"), np.str_("fold it"), np.array("fold it")]
+)
+def test_texts_of_any_kind_are_a_prompt(prompt: Any) -> None:
+    found = check(aloha(prompt=prompt)).prompt
+    assert (type(found), found) == (str, "fold it")
 
 
 def test_the_default_prompt_fills_in_only_where_none_came() -> None:
@@ -72,9 +110,14 @@ def test_noise_and_seed_travel_along() -> None:
     assert checked.seed == 7
     assert checked.noise is not None
     assert checked.noise.shape == NOISE
+    again = check(aloha(noise=np.ones(NOISE), seed=np.array(7)))
+    assert again.seed == 7
+    np.testing.assert_array_equal(again.noise, checked.noise)
+    assert again.noise is not None
+    assert again.noise.dtype == np.float32
 
 
-STATE = r"state: expected floats of shape \(14,\), got "
+STATE = r"state: expected numbers of shape \(14,\), got "
 CAMERA = r"images/cam_high: expected an image of shape \(3, H, W\), uint8 or float in \[0, 1\]"
 WRONG: list[tuple[Any, str]] = [
     (None, "expected a dict, got NoneType"),
@@ -86,7 +129,10 @@ WRONG: list[tuple[Any, str]] = [
     ),
     (aloha(state=np.zeros(7)), STATE + r"float64 of shape \(7,\)"),
     (aloha(state=np.zeros((1, 14))), STATE + r"float64 of shape \(1, 14\)"),
-    (aloha(state=np.zeros(14, np.int64)), STATE + "int64"),
+    (aloha(state=np.zeros(14, np.bool_)), STATE + "bool"),
+    (aloha(state=[np.bool_(True)] * 14), STATE + "list"),
+    (aloha(state=[np.zeros(1)] * 14), STATE + "list"),
+    (aloha(prompt=np.array(["fold"])), r"prompt: expected a str, got <U4 of shape \(1,\)"),
     (aloha(state=np.zeros(14, np.complex64)), STATE + "complex64"),
     (aloha(state=np.array(["a"] * 14)), STATE + "<U1"),
     (aloha(state="home"), STATE + "str 'home'"),
@@ -119,9 +165,10 @@ WRONG: list[tuple[Any, str]] = [
     (aloha(stat=1), "stat: no such key; did you mean state"),
     (aloha(zebra=1), "zebra: no such key; expected are images, noise, prompt, seed, state"),
     ({**aloha(), 7: 1}, "7: no such key"),
-    (aloha(noise=np.zeros((5, 3), np.float32)), r"noise: expected float32 of shape \(5, 4\), got"),
-    (aloha(noise=np.zeros(NOISE)), "noise: expected float32 .* got float64"),
-    (aloha(noise=[1.0]), "noise: expected float32"),
+    (aloha(noise=np.zeros((5, 3), np.float32)), r"noise: expected floats of shape \(5, 4\), got"),
+    (aloha(noise=np.zeros(NOISE, np.int32)), "noise: expected floats .* got int32"),
+    (aloha(noise=np.full(NOISE, 1e300)), "noise: NaN or infinity in it, as float32"),
+    (aloha(noise=[1.0]), "noise: expected floats"),
     (aloha(noise=np.full(NOISE, np.nan, np.float32)), "noise: NaN"),
     (aloha(seed=-1), "seed: expected an int from 0"),
     (aloha(seed=2**64), "seed: expected an int from 0"),
@@ -137,7 +184,7 @@ def test_what_is_wrong_is_named(sent: Any, says: str) -> None:
 
 
 def test_a_model_that_starts_from_no_noise_takes_none() -> None:
-    spec = ROBOTS[Robot.aloha]
+    spec = ROBOTS[RobotName.aloha]
     assert parse(aloha(noise=None), spec.vectors, spec.images, None, None).noise is None
     with pytest.raises(BadObservation, match="noise: expected none"):
         parse(aloha(noise=np.ones(NOISE, np.float32)), spec.vectors, spec.images, None, None)
@@ -145,16 +192,16 @@ def test_a_model_that_starts_from_no_noise_takes_none() -> None:
 
 def test_a_nested_observation_is_told_the_flat_keys() -> None:
     with pytest.raises(BadObservation, match="observation: no such key; did you mean observation/"):
-        check({"observation": {"joint_position": np.zeros(7)}}, Robot.droid)
+        check({"observation": {"joint_position": np.zeros(7)}}, RobotName.droid)
 
 
 def test_a_wrong_shape_is_named_where_scalars_are_allowed() -> None:
-    with pytest.raises(BadObservation, match=r"shape \(1,\) or one float, got .* \(2,\)"):
-        check(droid(gripper_position=np.zeros(2)), Robot.droid)
+    with pytest.raises(BadObservation, match=r"shape \(1,\) or one number, got .* \(2,\)"):
+        check(droid(gripper_position=np.zeros(2)), RobotName.droid)
 
 
-@pytest.mark.parametrize("robot", list(Robot))
-def test_the_specification_has_the_observations_own_keys(robot: Robot) -> None:
+@pytest.mark.parametrize("robot", list(RobotName))
+def test_the_specification_has_the_observations_own_keys(robot: RobotName) -> None:
     spec = ROBOTS[robot]
     tree = describe(spec.vectors, spec.images, None)
     assert tree["prompt"] == {"shape": [], "dtype": "str", "optional": False}

@@ -8,7 +8,13 @@ from worker.config import Device, Dtype
 from worker.errors import DeviceLost, SettingsError
 from worker.models import attention
 from worker.runtime import devices
-from worker.runtime.devices import choose_device, choose_dtype, ensure_room, free_bytes, losing
+from worker.runtime.devices import (
+    choose_device,
+    choose_dtype,
+    ensure_room,
+    free_bytes,
+    watch_for_loss,
+)
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 F32, BF16 = torch.float32, torch.bfloat16
@@ -22,6 +28,26 @@ def test_cuda_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert choose_device(Device.auto) == choose_device(Device.cuda) == CUDA
     assert choose_device(Device.cpu) == CPU
+
+
+def test_the_gpu_of_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 8)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    assert choose_device(Device("cuda:7")) == torch.device("cuda:7")
+    assert chosen == [7]
+    with pytest.raises(SettingsError, match="device=cuda:8: torch finds 8 .* cuda:0 to cuda:7"):
+        choose_device(Device("cuda:8"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(SettingsError, match="device=cuda:0: torch finds no CUDA device"):
+        choose_device(Device("cuda:0"))
+
+
+@pytest.mark.parametrize("name", ["gpu", "cuda:", "cuda:x", "cuda:-1", "CUDA", "", "cuda:0 "])
+def test_names_that_are_no_device(name: str) -> None:
+    with pytest.raises(SettingsError, match="is none of cpu, cuda, cuda:N"):
+        Device(name)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +120,7 @@ def test_a_model_that_does_not_fit_says_how_much_is_needed_and_free(
 def test_a_device_that_failed_is_lost(error: RuntimeError) -> None:
     with (
         pytest.raises(DeviceLost, match=r"^cuda failed in the middle of service: (CUDA|cuDNN)"),
-        losing(CUDA),
+        watch_for_loss(CUDA),
     ):
         raise error
 
@@ -103,5 +129,5 @@ def test_a_device_that_failed_is_lost(error: RuntimeError) -> None:
     "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("shapes"), ValueError("x")]
 )
 def test_other_errors_are_the_requests_own(error: Exception) -> None:
-    with pytest.raises(type(error), match=str(error)), losing(CUDA):
+    with pytest.raises(type(error), match=str(error)), watch_for_loss(CUDA):
         raise error

@@ -5,13 +5,21 @@ import subprocess
 import sys
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.numpy import save_file
 
 from tests.golden import FOLDER, overrides
-from tests.worker.checkpoints.checkpoint_files import Weights, read_weights, write_weights
+from tests.worker.checkpoints.checkpoint_files import (
+    Weights,
+    read_weights,
+    write_shards,
+    write_weights,
+)
+from tests.worker.checkpoints.lerobot_folders import older_name
 from tests.worker.composition import model_config
 from worker.checkpoints.names import checkpoint_name
 from worker.config import ModelConfig
@@ -46,6 +54,54 @@ def test_other_names_of_the_same_tensors_load_alike(tmp_path: Path) -> None:
     embed = {(f"{VLM}embed_tokens.weight" if n == HEAD else n): a for n, a in weights.items()}
     both = {**weights, f"{VLM}embed_tokens.weight": weights[HEAD]}
     assert all(same(plain, load(w, tmp_path)) for w in (lerobot, embed, both))
+
+
+def test_modules_named_as_in_older_transformers_load_alike(tmp_path: Path) -> None:
+    weights = golden_weights()
+    older = {f"model.{older_name(name)}": array for name, array in weights.items()}
+    assert older.keys() != {f"model.{name}" for name in weights}
+    assert same(load(weights, tmp_path), load(older, tmp_path))
+
+
+def test_a_tensor_under_both_names_is_refused(tmp_path: Path) -> None:
+    weights = golden_weights()
+    doubled = {**weights, "model.state_proj.bias": weights["state_proj.bias"]}
+    with pytest.raises(CheckpointError, match=r"two tensors that are both state_proj\.bias"):
+        load(doubled, tmp_path)
+
+
+def test_integers_among_the_weights_are_passed_over_unless_they_are_needed(tmp_path: Path) -> None:
+    config = model_config(*overrides("pi0_aloha"))
+    weights: dict[str, np.ndarray[Any, Any]] = dict(golden_weights())
+    path = tmp_path / "model.safetensors"
+    save_file({**weights, "vision.position_ids": np.arange(4)}, path)
+    assert same(load_model(config, path, CPU, torch.float32), load(golden_weights(), tmp_path))
+    weights["state_proj.bias"] = weights["state_proj.bias"].astype(np.int8)
+    save_file(weights, path)
+    with pytest.raises(
+        CheckpointError, match=r"state_proj\.bias has dtype I8: a weight is a float"
+    ):
+        load_model(config, path, CPU, torch.float32)
+
+
+def test_weights_in_several_files_load_alike(tmp_path: Path) -> None:
+    config, weights = model_config(*overrides("pi0_aloha")), golden_weights()
+    index = write_shards(tmp_path, weights, 3)
+    loaded = load_model(config, index, CPU, torch.float32)
+    assert same(loaded, load(weights, tmp_path))
+    (tmp_path / "model-00002-of-00003.safetensors").unlink()
+    with pytest.raises(CheckpointError, match="model-00002-of-00003.safetensors is not there"):
+        load_model(config, index, CPU, torch.float32)
+
+
+@pytest.mark.parametrize(
+    "index", ["{}", "[]", '{"weight_map": {}}', '{"weight_map": {"a": 1}}', "{"]
+)
+def test_a_damaged_index_is_named(tmp_path: Path, index: str) -> None:
+    path = tmp_path / "model.safetensors.index.json"
+    path.write_text(index)
+    with pytest.raises(CheckpointError, match=r"index\.json names"):
+        load_model(model_config(*overrides("pi0_aloha")), path, CPU, torch.float32)
 
 
 def test_bfloat16_keeps_norms_and_small_projections_in_float32() -> None:

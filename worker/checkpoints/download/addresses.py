@@ -25,7 +25,11 @@ def is_remote(location: str) -> bool:
 
 
 def parse(location: str) -> Address:
-    """Raises `CheckpointError` where `location` lacks the bucket or what is in it."""
+    """Take `location` apart.
+
+    Raises:
+        CheckpointError: it lacks the bucket or what is in it.
+    """
     scheme, _, rest = location.partition("://")
     bucket, _, key = rest.partition("/")
     key = key.strip("/")

@@ -9,10 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from worker.checkpoints.download.addresses import Address, parse
+from worker.checkpoints.layout import has_weights
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ELSEWHERE = (
     "OPENPI_DATA_HOME in the environment or download.cache_dir= names another folder,"
@@ -23,7 +24,9 @@ ELSEWHERE = (
 class Cache:
     """A folder with one path for every address: `<folder>/<bucket>/<key>`.
 
-    What lies at that path is complete: downloads grow beside it and are moved there as a whole.
+    Downloads grow beside that path and are moved there as a whole. What lies there may still be a
+    part only: the public system fetches halves of a checkpoint one by one, and a folder may only
+    be there for what was downloaded into it under a longer address.
     """
 
     def __init__(self, config: DownloadConfig) -> None:
@@ -36,8 +39,19 @@ class Cache:
 
     def has(self, location: str) -> bool:
         """Was `location` downloaded before, and not only a part of it?"""
-        path = self.path(parse(location))
-        return path.is_file() or (path.is_dir() and not _is_part(path))
+        address = parse(location)
+        path = self.path(address)
+        if path.is_dir():
+            return self._mark(address).exists() or (has_weights(path) and not _is_part(path))
+        return path.is_file()
+
+    def mark_complete(self, address: Address) -> None:
+        """Note that all of `address` was downloaded."""
+        if self.path(address).is_dir():
+            self._mark(address).touch()
+
+    def _mark(self, address: Address) -> Path:
+        return self.path(address).with_name(f".{self.path(address).name}.complete")
 
     def workshop(self, address: Address) -> Path:
         """The folder in which the download of `address` grows, so on the same file system."""
@@ -48,8 +62,10 @@ class Cache:
     def lock(self, address: Address) -> Iterator[None]:
         """Hold the download of `address` against other processes, waiting for them.
 
-        The lock ends with its process, however that ends. Raises `CheckpointError` where the
-        cache cannot be written.
+        The lock ends with its process, however that ends.
+
+        Raises:
+            CheckpointError: the cache cannot be written.
         """
         path = self.path(address).with_name(f".{self.path(address).name}.lock")
         try:
@@ -64,12 +80,16 @@ class Cache:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                log.info("another process downloads %s: waiting for it", address)
+                logger.info("another process downloads %s: waiting for it", address)
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
     def check_space(self, address: Address, needed: int) -> None:
-        """Raises `CheckpointError` where `needed` more bytes have no room."""
+        """Make sure that there is room for `needed` more bytes.
+
+        Raises:
+            CheckpointError: there is none.
+        """
         free = shutil.disk_usage(self.path(address).parent).free
         if needed > free:
             raise no_space(address, self.path(address), f"{size(needed)} are needed", free)

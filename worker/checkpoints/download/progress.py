@@ -16,7 +16,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bar
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 10.0
 
@@ -68,7 +68,7 @@ class Progress:
                 return
             rate = (self._done - self._said_done) / passed / 1e6
             self._said_at, self._said_done = now, self._done
-        log.info(
+        logger.info(
             "%s: %.1f of %.1f GB, %.0f %%, %.0f MB/s",
             self._what,
             self._done / 1e9,

@@ -14,7 +14,7 @@ from worker.errors import CheckpointError
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 CHUNK_BYTES = 2**20
 PAGE_SIZE = 1000
@@ -44,7 +44,10 @@ class RemoteFile:
 
 
 class Store:
-    """Reads one address. All methods raise `CheckpointError` saying what to do."""
+    """Reads one address.
+
+    All methods raise `CheckpointError`, with a message that says what to do.
+    """
 
     def __init__(self, address: Address, config: DownloadConfig) -> None:
         self.address = address
@@ -69,7 +72,9 @@ class Store:
     def read(self, file: RemoteFile, start: int, end: int) -> Iterator[bytes]:
         """The bytes from `start` to before `end`, fewer where the connection is cut.
 
-        Raises `Interrupted` where trying again may help.
+        Raises:
+            Interrupted: trying again may help.
+            CheckpointError: it would not.
         """
         with self._errors(retry=True):
             answer = self._client.get_object(

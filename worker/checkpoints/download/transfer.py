@@ -15,27 +15,30 @@ from worker.checkpoints.download.checksums import Checksum
 from worker.checkpoints.download.partial import PartialFile, Range
 from worker.checkpoints.download.progress import Progress
 from worker.checkpoints.download.store import WAYS_ON, Interrupted, RemoteFile, Store
+from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER, WEIGHTS_INDEX
 from worker.config import DownloadConfig
 from worker.errors import CheckpointError
 
-log = logging.getLogger(__name__)
+logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
 """How often a range is asked for without getting one byte of it."""
 FIRST_PAUSE_S = 0.1
 """Before the second attempt; doubled for each further one."""
 
-FILE = "model.safetensors"
-JAX = "params/"
-TRAINING = "train_state/"
+FILES = (WEIGHTS_FILE, WEIGHTS_INDEX)
+JAX = f"{WEIGHTS_FOLDER}/"
+TRAINING = ("train_state/", "training_state/")
 """The optimizer's, several times as large as the weights."""
 
 
 def fetch(location: str, config: DownloadConfig) -> Path:
     """The local path of `location` (`s3://...`, `gs://...`), downloaded if it was not yet.
 
-    Other processes that want the same wait; what an earlier one left unfinished is gone on with.
-    Raises `CheckpointError` saying what to do.
+    Other processes that want the same wait; what an earlier one left unfinished is continued.
+
+    Raises:
+        CheckpointError: it cannot be downloaded; the message says what to do.
     """
     address, cache = parse(location), Cache(config)
     if not cache.has(location):
@@ -51,6 +54,7 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
     files = [file for file in needed(store.files()) if not _is_there(file, target)]
     check_paths(address, files)
     if not files:
+        cache.mark_complete(address)
         return
     journals, content = workshop / "journals", workshop / "content"
     try:
@@ -58,27 +62,32 @@ def _download(address: Address, cache: Cache, config: DownloadConfig) -> None:
         missing = sum(partial.missing_bytes for partial in partials)
         cache.check_space(address, missing)
         total = sum(file.size for file in files)
-        log.info("downloading %s: %s in %d files", address, size(total), len(files))
+        logger.info("downloading %s: %s in %d files", address, size(total), len(files))
         with Progress(str(address), total, total - missing) as progress:
             _Transfer(store, partials, progress).run(config.connections)
         _move(content, target)
         shutil.rmtree(workshop)
+        cache.mark_complete(address)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             free = shutil.disk_usage(target.parent).free
             raise no_space(address, target, "it filled up", free) from error
         raise CheckpointError(f"{address} cannot be stored: {error}. {ELSEWHERE}") from error
-    log.info("downloaded %s to %s", address, target)
+    logger.info("downloaded %s to %s", address, target)
 
 
 def needed(files: Sequence[RemoteFile]) -> list[RemoteFile]:
     """What a worker reads: one form of the weights, without the state of the training."""
-    unread = (TRAINING, JAX) if any(file.path == FILE for file in files) else (TRAINING,)
+    unread = (*TRAINING, JAX) if any(file.path in FILES for file in files) else TRAINING
     return [file for file in files if not file.path.startswith(unread)]
 
 
 def check_paths(address: Address, files: Sequence[RemoteFile]) -> None:
-    """Raises `CheckpointError` where an object's name would lie outside of the cache."""
+    """Make sure that every object's name is a path inside the cache.
+
+    Raises:
+        CheckpointError: one is not.
+    """
     for file in files:
         parts = file.path.split("/")
         if file.path and {"", ".", ".."} & set(parts):
@@ -165,7 +174,11 @@ class _Transfer:
                 self._pause(partial, failures, str(error))
 
     def _pause(self, partial: PartialFile, failures: int, reason: str) -> None:
-        """Wait before another attempt. Raises `CheckpointError` after the last."""
+        """Wait before another attempt.
+
+        Raises:
+            CheckpointError: that was the last.
+        """
         if failures == ATTEMPTS:
             raise CheckpointError(
                 f"{self._store.address} cannot be downloaded: {partial.file.key} broke off"

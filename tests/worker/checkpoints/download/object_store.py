@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 
-from scripts.local.processes import die_with, free_ports
+from scripts.local.forks import die_with
+from scripts.local.processes import free_ports
 
 if TYPE_CHECKING:
     from types_boto3_s3 import S3Client

@@ -49,13 +49,14 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def assert_whole(path: Path) -> None:
-    """All of `noise`, and nothing left beside it but the lock."""
+    """All of `noise`, and nothing left beside it but the lock and the mark."""
     assert contents(path) == {
         "model.safetensors": NOISE,
         "assets/droid/norm_stats.json": b"{}",
         "empty": b"",
     }
-    assert {p.name for p in path.parent.iterdir()} == {path.name, f".{path.name}.lock"}
+    beside = {path.name, f".{path.name}.lock", f".{path.name}.complete"}
+    assert {p.name for p in path.parent.iterdir()} == beside
 
 
 @pytest.mark.parametrize("scheme", ["s3", "gs"])

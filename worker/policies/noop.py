@@ -1,4 +1,4 @@
-"""Answers nothing in a set time: what remains of a round trip is the transport's."""
+"""Answers with zeros after a set time: what remains of a round trip is the transport's."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 
-class NullPolicy:
+class NoopPolicy:
     """Zeros, float32 (action_horizon, action_dim), after `time_s` seconds.
 
     Raises:
@@ -22,10 +22,10 @@ class NullPolicy:
             raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
         self._time_s = time_s
         self._actions = np.zeros((action_horizon, action_dim), np.float32)
-        self.digest = f"null-{action_horizon}-{action_dim}"
+        self.digest = f"noop-{action_horizon}-{action_dim}"
         self.metadata = {
             "robot": "any",
-            "model": "null",
+            "model": "noop",
             "action_horizon": action_horizon,
             "action_dim": action_dim,
             "digest": self.digest,
