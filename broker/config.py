@@ -71,22 +71,14 @@ class BrokerConfig:
                         f"a number above 0 is expected, {most:g} at most"
                     )
         for key in ("frontend", "backend"):
-            endpoint = getattr(self, key)
-            if not endpoint.startswith(("tcp://", "ipc://")):
-                raise ValueError(f"{key} is {endpoint!r}: tcp://ADDRESS:PORT or ipc://PATH")
-            port = endpoint.rpartition(":")[2]
-            if endpoint.startswith("tcp://") and not (port.isdecimal() and 0 < int(port) < 65_536):
-                raise ValueError(
-                    f"{key} is {endpoint!r}: tcp://ADDRESS:PORT, with a port from 1 to 65535"
-                )
-            if not (self.keys or self.insecure or _stays_here(endpoint)):
-                raise ValueError(
-                    f"{key}={endpoint} is open to other machines, and without keys to everyone: "
-                    "make keys (python -m scripts.keys make NAME --role robot) and say "
-                    "keys=FOLDER, or say insecure=true in a network that you trust"
-                )
-        if self.frontend == self.backend:
-            raise ValueError("frontend and backend are the same: robots and workers need two ports")
+            for endpoint in addresses(getattr(self, key)) or [""]:
+                self._check_address(key, endpoint)
+        shared = set(addresses(self.frontend)) & set(addresses(self.backend))
+        if shared:
+            raise ValueError(
+                f"frontend and backend are the same, {', '.join(sorted(shared))}: robots and "
+                "workers need two ports"
+            )
         if self.keys and self.insecure:
             raise ValueError("keys=... and insecure=true contradict each other: choose one")
         if self.log_format not in ("text", "json"):
@@ -101,6 +93,38 @@ class BrokerConfig:
             raise ValueError(f"timers.heartbeat_ms is {self.timers.heartbeat_ms}: at least 1")
         if self.timers.suspect_ms < 2 * self.timers.heartbeat_ms:
             raise ValueError("timers.suspect_ms must be at least twice timers.heartbeat_ms")
+
+    def _check_address(self, key: str, endpoint: str) -> None:
+        if not endpoint.startswith(("tcp://", "ipc://")):
+            raise ValueError(
+                f"{key} is {endpoint!r}: tcp://ADDRESS:PORT or ipc://PATH, several with commas "
+                "between them"
+            )
+        port = endpoint.rpartition(":")[2]
+        if endpoint.startswith("tcp://") and not (port.isdecimal() and 0 < int(port) < 65_536):
+            raise ValueError(
+                f"{key} is {endpoint!r}: tcp://ADDRESS:PORT, with a port from 1 to 65535"
+            )
+        if not (self.keys or self.insecure or _stays_here(endpoint)):
+            raise ValueError(
+                f"{key}={endpoint} is open to other machines, and without keys to everyone: "
+                "make keys (python -m scripts.keys make NAME --role robot) and say "
+                "keys=FOLDER, or say insecure=true in a network that you trust"
+            )
+
+
+def addresses(setting: str) -> list[str]:
+    """The addresses of a `frontend` or `backend` setting: one, or several with commas between."""
+    return [address.strip() for address in setting.split(",") if address.strip()]
+
+
+def nearby_address(epoch: int) -> str:
+    """Where a broker in this life of it also listens, for the workers on its own host.
+
+    The name is an abstract one: it lies in the network namespace, in no file system, and ends with
+    the broker's process. The epoch in it makes it this broker's alone.
+    """
+    return f"ipc://@zmq-policy-broker-{epoch:x}"
 
 
 def _stays_here(endpoint: str) -> bool:

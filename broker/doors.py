@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,10 +13,12 @@ from socket import socket as UnixSocket
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from broker.config import BrokerConfig
+from broker.config import BrokerConfig, addresses, nearby_address
 from broker.security import BACKEND, FRONTEND, Keyring
 from client import errors
 from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
+
+logger = logging.getLogger("broker")
 
 Socket = zmq.Socket[bytes]
 
@@ -49,7 +52,7 @@ def open_frontend(
     return _open(
         context,
         name=FRONTEND,
-        endpoint=config.frontend,
+        setting=config.frontend,
         max_bytes=config.limits.max_bytes,
         keyring=keyring,
         heartbeat_ms=15_000,
@@ -64,9 +67,9 @@ def open_frontend(
 
 
 def open_backend(
-    context: zmq.Context[Socket], config: BrokerConfig, keyring: Keyring | None
+    context: zmq.Context[Socket], config: BrokerConfig, keyring: Keyring | None, epoch: int
 ) -> Socket:
-    """Bind the workers' door.
+    """Bind the workers' door, and a nearer one for those on this host.
 
     Raises:
         CannotBind: the address is in use, or cannot be this machine's.
@@ -74,7 +77,7 @@ def open_backend(
     socket = _open(
         context,
         name=BACKEND,
-        endpoint=config.backend,
+        setting=config.backend,
         max_bytes=config.limits.max_bytes,
         keyring=keyring,
         heartbeat_ms=1_000,
@@ -85,6 +88,10 @@ def open_backend(
     # Each incarnation of a worker has its own routing id. When an id connects again, that worker
     # has lost its old connection, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+    try:
+        socket.bind(nearby_address(epoch))
+    except zmq.ZMQError as error:  # not Linux: then all come the usual way
+        logger.info("workers on this host connect as all others do: %s", error)
     return socket
 
 
@@ -92,7 +99,7 @@ def _open(
     context: zmq.Context[Socket],
     *,
     name: str,
-    endpoint: str,
+    setting: str,
     max_bytes: int,
     keyring: Keyring | None,
     heartbeat_ms: int,
@@ -107,7 +114,6 @@ def _open(
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    socket.setsockopt(zmq.IPV6, int("[" in endpoint))
     # The client refuses at max_bytes with a reason; twice that is where we hang up.
     socket.setsockopt(zmq.MAXMSGSIZE, 2 * max_bytes)
     socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
@@ -118,12 +124,14 @@ def _open(
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keyring.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keyring.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
-    try:
-        _check_path(endpoint)
-        socket.bind(endpoint)
-    except (OSError, zmq.ZMQError) as error:
-        socket.close()
-        raise CannotBind(_reason(name, endpoint, error.errno, str(error))) from error
+    for endpoint in addresses(setting):
+        socket.setsockopt(zmq.IPV6, int("[" in endpoint))
+        try:
+            _check_path(endpoint)
+            socket.bind(endpoint)
+        except (OSError, zmq.ZMQError) as error:
+            socket.close()
+            raise CannotBind(_reason(name, endpoint, error.errno, str(error))) from error
     return socket
 
 

@@ -19,6 +19,8 @@ from broker.workers import Lease, Pool, Worker
 from client import errors
 from client.wire import MAX_STAGES, VERSION, Header
 
+# What robot and worker tell each other of shared memory; a broker need not understand it.
+PASSED_ON = ("host", "memory")
 _OUR_STAGES = 2  # of timing: the wait in the queue, and the worker's time seen from here
 MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
 
@@ -84,6 +86,8 @@ class Leases:
         timing["worker_ms"] = (now - lease.started_at) * 1e3
         self._telemetry.answered(timing["queue_ms"], timing["worker_ms"], now)
         header: Header = {"v": VERSION, "kind": "result", "timing": timing}
+        if "host" in message.header:
+            header["host"] = message.header["host"]
         self._inflight.answer(request, header, message.payload)
 
     def failure(self, worker: Worker, message: WorkerMessage, now: float) -> None:
@@ -132,6 +136,7 @@ class Leases:
         worker.hold(lease)
         self.ends.add(now + length_s, lease)
         given = request.header
+        passed_on = {field: given[field] for field in PASSED_ON if field in given}
         self._outbox.tell(
             worker.id,
             "infer",
@@ -142,6 +147,7 @@ class Leases:
             buffers=given.get("buffers", False),
             session=given.get("session", ""),
             robot=given.get("robot", ""),
+            **passed_on,
         )
 
     def _end(self, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:

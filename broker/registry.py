@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Sequence
 
-from broker.config import BrokerConfig
+from broker.config import BrokerConfig, nearby_address
 from broker.events import WorkerMessage
 from broker.leases import Leases
 from broker.names import Names
@@ -132,6 +132,7 @@ class Registry:
             "welcome",
             heartbeat_ms=self._timers.heartbeat_ms,
             max_bytes=self._config.limits.max_bytes,
+            ipc=nearby_address(self._outbox.epoch),
         )
         if header.get("state") == "draining":
             worker.move("drain")

@@ -70,7 +70,8 @@ class Shell:
         self._keys = None if config.keys is None else KeyFolder(Path(config.keys))
         self._guard = None if self._keys is None else self._keys.guard
         keyring = None if self._keys is None else self._keys.keyring
-        self._core = Core(config, secrets.randbits(62), time.monotonic())
+        epoch = secrets.randbits(62)
+        self._core = Core(config, epoch, time.monotonic())
         self.counters = self._core.counters
         self._context: zmq.Context[Socket] = zmq.Context()
         self._serve: dict[Socket, Callable[[], object]] = {}
@@ -79,7 +80,7 @@ class Shell:
                 zap = Zap(self._context, self._guard, self.counters)
                 self._serve[zap.socket] = zap.serve
             self._frontend = open_frontend(self._context, config, keyring)
-            self._backend = open_backend(self._context, config, keyring)
+            self._backend = open_backend(self._context, config, keyring, epoch)
         except CannotBind:
             self._context.destroy(linger=0)
             raise

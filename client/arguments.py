@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from client import errors
 from client.wire import LONGEST_MS
 
 LONGEST_S = LONGEST_MS / 1e3
+MAX_ENDPOINT = 1024  # characters
 
 
 def number(name: str, given: Any) -> float:
@@ -79,3 +81,33 @@ def text(name: str, given: Any, longest: int, *, cut: bool = False) -> str:
     if not isinstance(value, str) or not value or (len(value) > longest and not cut):
         raise ValueError(f"{name} is {given!r}: a text of 1 to {longest} characters is expected")
     return "".join(value)[:longest]  # a plain str, whatever kind of one was given
+
+
+def endpoint(given: Any, port: Any) -> str:
+    """ZeroMQ's address of a host and a port; a whole address is taken as it is.
+
+    Raises:
+        ValueError: `host` or `port` is none.
+    """
+    host = text("host", given, MAX_ENDPOINT)
+    if "://" in host:
+        return host
+    port = integer("port", port, 1, 65535)
+    if host.count(":") == 1 or "]:" in host:
+        raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
+    # Only addresses of IPv6 have colons.
+    return f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
+
+
+def whole_seed(given: Any) -> int:
+    """A seed of an inference's noise.
+
+    Raises:
+        errors.BadObservation: it is not from 0 to 2^64 - 1.
+    """
+    try:
+        return integer("seed", given, 0, 2**64 - 1)
+    except ValueError:
+        raise errors.BadObservation(
+            f"seed: a whole number from 0 to 2^64 - 1 is expected, not {given!r}"
+        ) from None

@@ -42,15 +42,24 @@ class Conversation:
             self._connection.interrupt()
             self._clean_up()
 
-    def exchange(self, kind: str, body: Body, until: float) -> tuple[Header, Frames]:
+    @property
+    def is_closed(self) -> bool:
+        """Has `close` been called?"""
+        return self._is_closed
+
+    def exchange(
+        self, kind: str, body: Body, until: float, reference: bytes | None = None
+    ) -> tuple[Header, Frames]:
         """Make one call; returns its answer's header, and body with buffers.
+
+        `reference`: to shared memory that holds the same buffers as `body`.
 
         Raises:
             errors.PolicyError: what the broker answered, or why there was no answer in time.
         """
         self._begin(until)
         try:
-            outcome = self._converse(kind, body, until)
+            outcome = self._converse(kind, body, until, reference)
             if isinstance(outcome, Failed) and not outcome.is_clean:
                 self._connection.drop()
         except zmq.ZMQError as error:
@@ -92,11 +101,13 @@ class Conversation:
             raise _closed()
         self._is_busy = True
 
-    def _converse(self, kind: str, body: Body, until: float) -> Done | Failed:
+    def _converse(
+        self, kind: str, body: Body, until: float, reference: bytes | None
+    ) -> Done | Failed:
         """Carry out what the session asks for, until it has an outcome."""
         session, connection = self.session, self._connection
         now = time.monotonic()
-        action = session.ask(kind, body, until, now)
+        action = session.ask(kind, body, until, now, reference)
         while not isinstance(action, (Done, Failed)):
             if isinstance(action, Send) and connection.send(action.frames, action.until):
                 action = session.sent()

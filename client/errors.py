@@ -16,6 +16,7 @@
      |    +-- UnknownPolicy        no worker has served that name
      |    +-- AmbiguousPolicy      several policies are served and none was named
      |    +-- Forbidden            this key may not do that, or is not known
+     |    +-- MemoryUnreachable    shared memory cannot be opened; no robot sees it, bytes are sent
      |
      +-- Unavailable               the request was fine: another moment may do
      |    +-- NoWorker             no worker serves that policy now
@@ -103,6 +104,10 @@ class AmbiguousPolicy(BadRequest):
 
 class Forbidden(BadRequest):
     """The broker doesn't know this key, or the key may not do what was asked with it."""
+
+
+class MemoryUnreachable(BadRequest):
+    """A worker cannot open the shared memory that a request names: the client sends bytes."""
 
 
 class Unavailable(PolicyError):

@@ -15,18 +15,19 @@ from typing import Any, Dict
 import numpy as np
 
 from client import errors
-from client.arguments import LONGEST_S, integer, number, seconds, text
+from client.arguments import LONGEST_S, endpoint, integer, number, seconds, text, whole_seed
 from client.body import decode_body, encode_body
 from client.connection import Connection
 from client.conversation import Conversation
+from client.image_codecs import ImageEncoder
 from client.keys import read_key
-from client.session import Session
+from client.session import Body, Frames, Session
+from client.shared_memory import Regions, host_token
 from client.wire import MAX_NAME, VERSION, Header
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
-MAX_ENDPOINT = 1024  # characters
 _WAITING_NOTICE_S = 5.0
 
 Observation = Dict[str, Any]
@@ -56,6 +57,9 @@ class ZmqPolicyClient:
         priority: int = 1,
         copy: bool = False,
         key: str | os.PathLike[str] | None = None,
+        image_codec: str = "raw",
+        jpeg_quality: int = 95,
+        shared_memory: bool = True,
     ) -> None:
         """Connect, waiting for the broker to come up.
 
@@ -72,6 +76,11 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
+            image_codec: how the uint8 images of an observation travel: `raw`, `jpeg` or `png`
+                (see docs/image_codecs.md). Images that are bytes already stay as they are.
+            jpeg_quality: from 1 to 100.
+            shared_memory: let workers of this host and user read large arrays in this process's
+                memory, where there are any. Nothing else depends on it.
 
         Raises:
             Forbidden: the broker doesn't take this key.
@@ -82,6 +91,11 @@ class ZmqPolicyClient:
         self._timeout_s = seconds("timeout_s", timeout_s)
         connect_timeout_s = seconds("connect_timeout_s", connect_timeout_s)
         self._copy = copy
+        self._images = ImageEncoder(
+            text("image_codec", image_codec, MAX_NAME),
+            integer("jpeg_quality", jpeg_quality, 1, 100),
+        )
+        self._regions = Regions()
         fields: Header = {
             "v": VERSION,
             "priority": integer("priority", priority, 0, 9),
@@ -91,9 +105,10 @@ class ZmqPolicyClient:
         }
         if policy is not None:
             fields["policy"] = text("policy", policy, MAX_NAME)
-        endpoint = _endpoint(host, port)
-        self._session = Session(uuid.uuid4().bytes, fields, endpoint)
-        connection = Connection(endpoint, None if key is None else read_key(key))
+        address = endpoint(host, port)
+        token = host_token() if shared_memory else b""
+        self._session = Session(uuid.uuid4().bytes, fields, address, token)
+        connection = Connection(address, None if key is None else read_key(key))
         self._conversation = Conversation(self._session, connection)
         try:
             self.server_info = self._greet(connect_timeout_s)
@@ -145,7 +160,7 @@ class ZmqPolicyClient:
         if deadline_s is not None:
             left_s = min(number("deadline_s", deadline_s), LONGEST_S)
         if seed is not None:
-            seed = _seed(seed)
+            seed = whole_seed(seed)
         started = time.monotonic()
         until = started + left_s
         rtc = {
@@ -157,9 +172,12 @@ class ZmqPolicyClient:
             "mode": mode,
         }
         given = _with_options(obs, noise=noise, seed=seed, **rtc)
-        body = encode_body(given, copy=self._copy)
+        body = encode_body(self._images.encode(given), copy=self._copy)
         encoded = time.monotonic()
-        header, frames = self._conversation.exchange("infer", body, until)
+        if len(body) > 1 and self._session.memory.is_on:
+            header, frames = self._exchange_in_memory(body, until)
+        else:
+            header, frames = self._conversation.exchange("infer", body, until)
         arrived = time.monotonic()
         result = decode_body(frames)
         finished = time.monotonic()
@@ -218,6 +236,11 @@ class ZmqPolicyClient:
         _, frames = self._conversation.exchange("status", [], time.monotonic() + self._timeout_s)
         return decode_body(frames)
 
+    @property
+    def uses_shared_memory(self) -> bool:
+        """Whether the next observation's large arrays go through memory and not through sockets."""
+        return self._session.memory.is_on
+
     def close(self) -> None:
         """End this client; may be called twice, from any thread and from a signal handler.
 
@@ -225,12 +248,26 @@ class ZmqPolicyClient:
         later one.
         """
         self._conversation.close()
+        self._images.close()
+        self._regions.close()
 
     def __enter__(self) -> ZmqPolicyClient:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _exchange_in_memory(self, body: Body, until: float) -> tuple[Header, Frames]:
+        region = self._regions.take()
+        try:
+            reference = region.write(body[1:])
+            if reference is None:
+                self._session.memory.failed(time.monotonic())
+            return self._conversation.exchange("infer", body, until, reference)
+        finally:
+            self._regions.give_back(region)
+            if self._conversation.is_closed:
+                self._regions.close()
 
     def _greet(self, timeout_s: float) -> dict[str, Any]:
         until = time.monotonic() + timeout_s
@@ -248,29 +285,9 @@ def _fresh_session() -> str:
     return uuid.uuid4().hex[:8]
 
 
-def _endpoint(given: Any, port: Any) -> str:
-    host = text("host", given, MAX_ENDPOINT)
-    if "://" in host:
-        return host
-    port = integer("port", port, 1, 65535)
-    if host.count(":") == 1 or "]:" in host:
-        raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
-    # Only addresses of IPv6 have colons.
-    return f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
-
-
 def _with_options(obs: Observation, **options: Any) -> Observation:
     given = {name: value for name, value in options.items() if value is not None}
     return {**obs, **given} if given and isinstance(obs, dict) else obs
-
-
-def _seed(given: Any) -> int:
-    try:
-        return integer("seed", given, 0, 2**64 - 1)
-    except ValueError:
-        raise errors.BadObservation(
-            f"seed: a whole number from 0 to 2^64 - 1 is expected, not {given!r}"
-        ) from None
 
 
 def _accounted(server: dict[str, float]) -> float:

@@ -19,6 +19,10 @@ A request that was sent is sent again, with the same id, after its connection wa
 timer; and after a broker said that it stops, once that has had time to come back. Before a body is
 sent again the broker is asked what it takes: it may be another one now, and what is far above its
 limit a broker hangs up on without a word.
+
+A body's buffers may lie in memory that workers on this host can read (`client.shared_memory`). Then
+only a reference to them is sent. A worker that cannot follow it says so, and the same request goes
+out at once with its buffers.
 """
 
 from __future__ import annotations
@@ -30,6 +34,7 @@ import zmq
 
 from client import errors
 from client.body import decode_body
+from client.shared_memory import Negotiation
 from client.wire import TO_CLIENT, Header, RequestId, decode_header, encode_header
 
 logger = logging.getLogger(__name__)
@@ -88,9 +93,15 @@ Action = Union[Send, Wait, Pause, Done, Failed]
 class Session:
     """One client's calls, one after another. Times are monotonic seconds."""
 
-    def __init__(self, client: bytes, fields: Header, endpoint: str = "the broker") -> None:
-        """`client`: a uuid's 16 bytes. `fields` go into every header and may be changed."""
+    def __init__(
+        self, client: bytes, fields: Header, endpoint: str = "the broker", host: bytes = b""
+    ) -> None:
+        """`client`: a uuid's 16 bytes. `fields` go into every header and may be changed.
+
+        `host`: this process's `shared_memory.host_token`; empty where memory is not to be used.
+        """
         self.fields = fields
+        self.memory = Negotiation(host)
         self.max_bytes: int | None = None  # of a body, as the broker said last
         self.client = client
         self._endpoint = endpoint
@@ -98,6 +109,7 @@ class Session:
         self._kind = ""
         self._id = RequestId(client, 0)
         self._body: Body = []
+        self._reference: bytes | None = None  # to memory that holds the body's buffers
         self._until = 0.0
         self._pause_s = 0.0
         self._limits_id: RequestId | None = None  # of the question that is out, if it is that one
@@ -105,9 +117,15 @@ class Session:
         self._is_pausing = self._is_sent = False
         self._reason: errors.PolicyError | None = None  # why the call has to be tried again
 
-    def ask(self, kind: str, body: Body, until: float, now: float) -> Action:
-        """Begin a call. `until`: when it has to end. Any call before it is forgotten."""
+    def ask(
+        self, kind: str, body: Body, until: float, now: float, reference: bytes | None = None
+    ) -> Action:
+        """Begin a call. `until`: when it has to end. Any call before it is forgotten.
+
+        `reference`: to memory that holds the same buffers as `body`, packed.
+        """
         self._kind, self._body, self._until = kind, body, until
+        self._reference = reference
         self._id = self._next_id()
         self._pause_s = 0.0
         self._reason = None
@@ -137,6 +155,8 @@ class Session:
             return self.lost(now)
         if reply["kind"] == "error":
             return self._refused(reply, now)
+        if self._kind == "infer":
+            self.memory.answered(reply.get("host"))
         return Done(reply, frames[1:])
 
     def lost(self, now: float) -> Action:
@@ -179,19 +199,26 @@ class Session:
             return self._give_up()
         # The broker gives up a little before we do, so that its reason arrives in time.
         deadline_ms = left_ms - min(100.0, 0.1 * left_ms)
-        return self._send_frames(self._kind, self._id, deadline_ms, self._body, self._until)
+        fields: Header = {"deadline_ms": deadline_ms}
+        body = self._body
+        if self._reference is not None:
+            fields["memory"], body = self._reference, body[:1]
+        elif len(body) > 1:
+            fields.update(self.memory.offer(now))
+        return self._send_frames(self._kind, self._id, fields, body, self._until)
 
     def _send_frames(
-        self, kind: str, id: RequestId, deadline_ms: float, body: Body, until: float
+        self, kind: str, id: RequestId, fields: Header, body: Body, until: float
     ) -> Send:
         self._is_pausing = self._is_sent = False
-        header = {**self.fields, "kind": kind, "id": id, "deadline_ms": deadline_ms}
+        header = {**self.fields, "kind": kind, "id": id, **fields}
         return Send([encode_header(header), *body], until)
 
     def _ask_limits(self, now: float) -> Action:
         self._limits_id = self._next_id()
         left_ms = (self._limits_until - now) * 1e3
-        return self._send_frames("ping", self._limits_id, left_ms, [], self._limits_until)
+        fields: Header = {"deadline_ms": left_ms}
+        return self._send_frames("ping", self._limits_id, fields, [], self._limits_until)
 
     def _send_if_it_fits(self, now: float) -> Action:
         if self._is_too_large():
@@ -224,6 +251,10 @@ class Session:
         error = errors.from_wire(
             reply.get("code", ""), reply.get("message", ""), reply.get("retry_after_ms")
         )
+        if isinstance(error, errors.MemoryUnreachable) and self._reference is not None:
+            self.memory.failed(now)
+            self._reference = None
+            return self._send(now)
         is_not_yet = isinstance(error, (errors.NoWorker, errors.WorkerLoading))
         if isinstance(error, errors.Draining):
             retry_s = LONGEST_PAUSE_S if error.retry_after_s is None else error.retry_after_s

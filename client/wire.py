@@ -23,6 +23,8 @@ VERSION = 1
 MAX_HEADER = 4096  # bytes
 MAX_FRAMES = 64  # of one message, header and body included
 MAX_NAME = 128  # characters in a name of anything
+MAX_HOST = 16  # bytes by which processes of one host know each other
+MAX_MEMORY = 1024  # bytes of a reference to shared memory
 MAX_STAGES = 32  # of timing that one message may tell
 MAX_SLOTS = 64  # requests that one worker may hold
 LONGEST_MS = 24 * 3600 * 1000.0  # no deadline or duration is longer than a day
@@ -40,13 +42,8 @@ FROM_WORKER: Kinds = {
     "failure": ("id", "attempt"),
     "goodbye": (),
 }
-TO_WORKER: Kinds = {
-    "welcome": ("epoch",),
-    "infer": ("id", "attempt", "epoch"),
-    "heartbeat": ("epoch",),
-    "who": (),
-    "error": (),
-}
+TO_WORKER: Kinds = dict.fromkeys(["welcome", "heartbeat"], ("epoch",))
+TO_WORKER.update(infer=("id", "attempt", "epoch"), who=(), error=())
 KINDS: Kinds = dict.fromkeys([*FROM_CLIENT, *TO_CLIENT, *FROM_WORKER, *TO_WORKER], ())
 
 # Plain integers and the C method itself: pyzmq's enumerations and wrappers cost as much again as
@@ -193,10 +190,12 @@ def _number(low: float, high: float) -> Callable[[str, Any], float]:
     return check
 
 
-def _text(longest: int, shortest: int = 1) -> Callable[[str, Any], str]:
-    def check(field: str, value: Any) -> str:
-        if type(value) is not str or not shortest <= len(value) <= longest:
-            raise _refuse(field, value, f"a string of {shortest} to {longest} characters")
+def _sized(usual: type[str | bytes], longest: int, shortest: int = 1) -> Callable[[str, Any], Any]:
+    what = "a string of {} to {} characters" if usual is str else "{} to {} bytes"
+
+    def check(field: str, value: Any) -> Any:
+        if type(value) is not usual or not shortest <= len(value) <= longest:
+            raise _refuse(field, value, what.format(shortest, longest))
         return value
 
     return check
@@ -205,12 +204,6 @@ def _text(longest: int, shortest: int = 1) -> Callable[[str, Any], str]:
 def _boolean(field: str, value: Any) -> bool:
     if type(value) is not bool:
         raise _refuse(field, value, "true or false")
-    return value
-
-
-def _uuid(field: str, value: Any) -> bytes:
-    if type(value) is not bytes or len(value) != 16:
-        raise _refuse(field, value, "16 bytes")
     return value
 
 
@@ -253,20 +246,23 @@ def _timing(field: str, value: Any) -> dict[str, float]:
 
 FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "v": _integer(VERSION, VERSION),
-    "kind": _text(16),
+    "kind": _sized(str, 16),
     # client
     "id": _request_id,
-    "policy": _text(MAX_NAME),
+    "policy": _sized(str, MAX_NAME),
     "deadline_ms": _number(0.0, LONGEST_MS),
     "priority": _integer(0, 9),
-    "session": _text(MAX_NAME, shortest=0),
-    "robot": _text(MAX_NAME, shortest=0),
+    "session": _sized(str, MAX_NAME, 0),
+    "robot": _sized(str, MAX_NAME, 0),
     "buffers": _boolean,
+    # client, passed on to the worker; `host` also back
+    "host": _sized(bytes, MAX_HOST),
+    "memory": _sized(bytes, MAX_MEMORY),
     # broker and worker
     "attempt": _integer(1, 1000),
     "epoch": _integer(0, MAX_INT),
-    "incarnation": _uuid,
-    "digest": _text(MAX_NAME, shortest=0),
+    "incarnation": _sized(bytes, 16, 16),
+    "digest": _sized(str, MAX_NAME, 0),
     "horizon": _integer(0, 100_000),
     "state": _state,
     "slots": _integer(1, MAX_SLOTS),
@@ -275,10 +271,11 @@ FIELDS: dict[str, Callable[[str, Any], Any]] = {
     "n": _integer(0, MAX_INT),
     "heartbeat_ms": _number(1.0, LONGEST_MS),
     "max_bytes": _integer(1, MAX_INT),
+    "ipc": _sized(str, MAX_NAME),
     # replies
     "timing": _timing,
-    "code": _text(64),
-    "message": _text(2048, shortest=0),
+    "code": _sized(str, 64),
+    "message": _sized(str, 2048, 0),
     "retry_after_ms": _number(0.0, LONGEST_MS),
 }
 

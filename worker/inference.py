@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 
 from client import errors
-from client.body import decode_body, encode_body
-from client.wire import LONGEST_MS, Frame, Header, RequestId
+from client.body import encode_body
+from client.wire import LONGEST_MS, Header, RequestId
 from worker.errors import DeviceLost, WorkerError
 from worker.policy import Observation, Policy
 
@@ -109,16 +109,22 @@ class InferenceThread(threading.Thread):
             if load is not None:
                 load()
             warm_up = getattr(self._policy, "warm_up", None)
-            self._report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
+            self.report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
             while True:
-                for answer in self._answers(self._next_batch()):
-                    self._report(answer)
+                self._run_batch()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process must end
-            self._report(Broken(error))
+            self.report(Broken(error))
 
-    def _report(self, report: Report) -> None:
+    def report(self, report: Report) -> None:
+        """Add a report; any thread may."""
         self.reports.append(report)
         os.eventfd_write(self.wake_fd, 1)
+
+    def _run_batch(self) -> None:
+        # By itself, so that no variable holds the last observation, which may lie in a robot's
+        # memory, while this waits for the next.
+        for answer in self._answers(self._next_batch()):
+            self.report(answer)
 
     def _next_batch(self) -> list[Job]:
         jobs = [self._jobs.get()]
@@ -134,7 +140,7 @@ class InferenceThread(threading.Thread):
         started = time.monotonic()
         in_time = [job for job in jobs if started <= _deadline(job)]
         late = errors.DeadlineExceeded("its deadline passed before the worker came to it")
-        answers = [_failure(job, late) for job in jobs if started > _deadline(job)]
+        answers = [failed(job, late) for job in jobs if started > _deadline(job)]
         results = self._infer_usable([_seeded(job) for job in in_time])
         infer_ms = (time.monotonic() - started) * 1e3
         for job, result in zip(in_time, results, strict=True):
@@ -196,15 +202,15 @@ def _checked_ms(said: Any) -> float | None:
 def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
     encoding = time.monotonic()
     if isinstance(result, errors.PolicyError):
-        return _failure(job, result)
+        return failed(job, result)
     if isinstance(result, BaseException):
-        return _failure(job, _policy_failed(job, result))
+        return failed(job, _policy_failed(job, result))
     try:
         payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
     except errors.PolicyError as error:
-        return _failure(job, error)
+        return failed(job, error)
     except Exception as error:  # noqa: BLE001 - it is logged, and told to the robot
-        return _failure(job, _policy_failed(job, error))
+        return failed(job, _policy_failed(job, error))
     timing = {
         "decode_ms": job.decode_ms,
         "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
@@ -241,17 +247,6 @@ def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | 
         raise errors.PolicyFailed(f"the policy's answer cannot be sent: {error}") from error
 
 
-def decode_job(header: Header, frames: Sequence[Frame]) -> Job:
-    """Decode the body of a request.
-
-    Raises:
-        errors.ProtocolError: the body is not one.
-    """
-    received_at = time.monotonic()
-    observation = decode_body(frames)
-    return Job(header, observation, received_at, (time.monotonic() - received_at) * 1e3)
-
-
 def _deadline(job: Job) -> float:
     seconds: float = job.header.get("deadline_ms", float("inf")) / 1e3
     return job.received_at + seconds
@@ -273,5 +268,6 @@ def _seeded(job: Job) -> dict[str, Any]:
     return {**job.observation, "seed": int.from_bytes(digest.digest(), "big")}
 
 
-def _failure(job: Job, error: errors.PolicyError) -> Answer:
+def failed(job: Job, error: errors.PolicyError) -> Answer:
+    """The answer to a job that came to nothing."""
     return Answer(job, {"kind": "failure", **errors.to_wire(error)})

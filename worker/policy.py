@@ -9,6 +9,12 @@ Everything else is optional and looked up when the worker starts:
 | `load()` | called once, on the inference thread, before anything else |
 | `warm_up()` | called once after `load`; returns the milliseconds of one inference, or None |
 | `infer_batch(observations)` | a list of results and exceptions, one for each observation |
+| `image_layouts` | where images are taken, and how: `{("images", "high"): "chw"}`, or "hwc" |
+| `reads_only` | True: `infer` never writes into its observation |
+
+At the places of `image_layouts` a robot may send the bytes of a JPEG, PNG or WebP file; `infer`
+gets arrays. A policy with `reads_only` gets arrays that may be read-only, and those in the memory
+of a robot on the same host are not copied.
 """
 
 from __future__ import annotations

@@ -14,8 +14,11 @@ import time
 import uuid
 from collections import deque
 
+import zmq
+
 from client import errors
 from client.keys import Key
+from client.wire import VERSION
 from worker.connection import Connection
 from worker.errors import WorkerError, missing_extra
 from worker.events import (
@@ -28,13 +31,15 @@ from worker.events import (
     Log,
     PolicyBroken,
     PolicyReady,
+    Received,
     Run,
     Send,
     Stop,
     Tick,
     Undecodable,
 )
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
+from worker.intake import MAX_BYTES, Intake
 from worker.policy import Policy, introduce
 from worker.session import Session
 
@@ -73,36 +78,39 @@ class Service:
         self._incarnation = uuid.uuid4().bytes
         introduction = introduce(policy, name, slots, self._incarnation)
         self._inference = InferenceThread(policy, slots, batch_wait_s)
+        self._intake = Intake(policy, self._inference.give, self._inference.report)
         self._connection = Connection(broker, self._incarnation, key)
         self._session = Session(introduction, broker, time.monotonic())
         self._decoded: deque[Job] = deque()
         self._stops: deque[str] = deque()  # reasons
+        self._polled: tuple[zmq.Socket[bytes], ...] = ()
+        self._poller = select.poll()
+        self._monitor_spoke = True
         self._is_warm = False
         self._exit_code: int | None = None
 
     def run(self) -> int:
         """Serve until `stop` or a fatal error; returns the exit code."""
-        poller = select.poll()
-        poller.register(self._connection.socket, select.POLLIN)
-        poller.register(self._inference.wake_fd, select.POLLIN)
         self._inference.start()
         while self._exit_code is None:
             self._take_stops()
-            if time.monotonic() >= self._session.wake_at():
-                self._look_at_handshakes()
+            is_due = time.monotonic() >= self._session.wake_at()
+            if is_due or self._monitor_spoke:
+                self._look_at_connection()
+            if is_due:
+                self._intake.tidy(time.monotonic())
                 self._tell(Tick())
-            for report in self._inference.take_reports():
-                self._take_report(report)
+            self._take_reports()
             # Last, since sending may consume the edge by which the socket's descriptor tells of
             # a message; and the inference thread gets its jobs when we are about to sleep.
             for message in self._connection.received():
-                self._tell(message)
+                self._take_message(message)
             while self._decoded:
                 self._inference.give(self._decoded.popleft())
             if self._exit_code is None:
-                left_s = self._session.wake_at() - time.monotonic()
-                poller.poll(max(0.0, left_s) * 1e3 + 0.5)
+                self._wait(self._session.wake_at() - time.monotonic())
         self._connection.close()
+        self._intake.close()
         return self._exit_code
 
     def stop(self, reason: str = "it was asked to") -> None:
@@ -123,15 +131,43 @@ class Service:
             logger.info("stopping: %s", self._stops.popleft())
             self._tell(Stop())
 
-    def _look_at_handshakes(self) -> None:
-        reason = self._connection.refusal()
+    def _wait(self, seconds: float) -> None:
+        sockets = self._connection.sockets
+        if sockets is not self._polled:
+            self._poller, self._polled = select.poll(), sockets
+            for pollable in (*sockets, self._inference.wake_fd):
+                self._poller.register(pollable, select.POLLIN)
+        monitor = sockets[1].fileno()
+        ready = self._poller.poll(max(0.0, seconds) * 1e3 + 0.5)
+        self._monitor_spoke = any(descriptor == monitor for descriptor, _ in ready)
+
+    def _look_at_connection(self) -> None:
+        arrived, reason = self._connection.look(time.monotonic())
         if reason:
             logger.error("the broker at %s %s", self._connection.endpoint, reason)
             self._exit_code = REFUSED
+        elif arrived:
+            self._tell(Received({"v": VERSION, "kind": "who"}))
+
+    def _take_message(self, message: Received) -> None:
+        header = message.header
+        if header["kind"] == "welcome":
+            self._intake.allow(header.get("max_bytes", MAX_BYTES))
+            is_free = not self._session.in_hand
+            if is_free and self._connection.approach(header.get("ipc", ""), time.monotonic()):
+                return  # the broker will say it again there
+        self._tell(message)
+
+    def _take_reports(self) -> None:
+        # By itself, so that no variable holds the last observation until the next comes.
+        for report in self._inference.take_reports():
+            self._take_report(report)
 
     def _take_report(self, report: Report) -> None:
         if isinstance(report, Answer):
-            self._tell(Answered(report.job.header, report.fields, report.payload))
+            request = report.job.header
+            fields = {**report.fields, **self._intake.fields_for(request)}
+            self._tell(Answered(request, fields, report.payload))
         elif isinstance(report, Warm):
             self._is_warm = True
             try:
@@ -164,9 +200,11 @@ class Service:
             self._send(command)
         elif isinstance(command, Run):
             try:
-                self._decoded.append(decode_job(command.request, command.payload))
+                job = self._intake.take(command.request, command.payload)
             except errors.PolicyError as error:
                 return Undecodable(command.request, error)
+            if job is not None:
+                self._decoded.append(job)
         elif isinstance(command, Log):
             logger.log(command.level, command.text, extra={"about": command.about})
         elif isinstance(command, Exit):

@@ -199,3 +199,26 @@ def test_counters_add_up(story: Scenario) -> None:
     final = {state: count[state] for state in ("answered", "failed", "expired", "superseded")}
     assert final == {"answered": 1, "failed": 1, "expired": 1, "superseded": 1}
     assert count["accepted"] == sum(final.values())
+
+
+def test_what_robot_and_worker_say_of_memory_is_passed_on(story: Scenario) -> None:
+    story.join("w1")
+    ask = story.ask("arm", host=b"h" * 8, memory=b"reference")
+    ((_, header),) = story.given
+    assert (header["host"], header["memory"]) == (b"h" * 8, b"reference")
+    story.finish("w1", host=b"h" * 8)
+    assert ask.answers[0][1]["host"] == b"h" * 8
+    story.ask("arm")
+    assert not {"host", "memory"} & set(story.given[-1][1])
+
+
+def test_a_robot_whose_memory_cannot_be_reached_may_ask_again_by_bytes(story: Scenario) -> None:
+    story.join("w1")
+    ask = story.ask("arm", memory=b"reference")
+    story.finish("w1", "failure", code="memory_unreachable", message="no")
+    assert story.outcome(ask) == "memory_unreachable"
+    ask.answers.clear()
+    del ask.header["memory"]
+    story.ask("arm", again=ask)
+    story.finish("w1")
+    assert story.outcome(ask) == "result"

@@ -82,6 +82,19 @@ class FragileDevice(Gate):
         raise DeviceLost("CUDA error: an illegal memory access was encountered")
 
 
+class Mirror:
+    """Answers with what it saw, and can take compressed images as `image` and `images/chw`."""
+
+    digest = "mirror"
+    image_layouts = {("image",): "hwc", ("images", "chw"): "chw"}  # noqa: RUF012 - read only
+    reads_only = True
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """`seen` as it came but for the seed, and `worker`, this process's id."""
+        seen = {key: value for key, value in observation.items() if key != "seed"}
+        return {"actions": np.zeros((5, 2)), "seen": seen, "worker": os.getpid()}
+
+
 class Unsendable:
     """Says of itself what cannot be said."""
 

@@ -66,6 +66,11 @@ class Stack:
         """Let them go on."""
         (self.folder / OPEN).touch()
 
+    def close_gate(self) -> None:
+        """Have them wait again; who has been inside is forgotten."""
+        for file in (self.folder / OPEN, *self.folder.glob("*.inside")):
+            file.unlink()
+
     def is_inside(self, worker: Process) -> bool:
         """Whether this worker has begun an inference."""
         return (self.folder / f"{worker.pid}.inside").exists()

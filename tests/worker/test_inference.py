@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from client.body import LARGE, decode_body, encode_body
-from client.errors import BadObservation, ProtocolError
+from client.body import LARGE, decode_body
+from client.errors import BadObservation
 from client.wire import RequestId
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm, decode_job
+from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
 
 WAIT_MS = 60_000
 
@@ -264,15 +264,6 @@ def test_an_exception_among_the_results_of_a_batch_fails_its_request_only() -> N
     _, *answers = reports(thread, 3)
     kinds = [each.fields["kind"] for each in answers if isinstance(each, Answer)]
     assert kinds == ["failure", "result"]
-
-
-def test_decoding_a_job() -> None:
-    header = {"id": RequestId(b"c", 1)}
-    decoded = decode_job(header, encode_body({"state": np.zeros(3)}))  # type: ignore[arg-type]
-    assert decoded.observation["state"].shape == (3,)
-    assert decoded.decode_ms >= 0.0
-    with pytest.raises(ProtocolError):
-        decode_job(header, [b"\xc1"])
 
 
 class Chunking(Scripted):

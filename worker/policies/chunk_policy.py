@@ -45,6 +45,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
     architectures: ClassVar[tuple[Architecture, ...]]
     """Those that this policy can serve."""
+    reads_only = True
 
     def __init__(
         self,
@@ -89,6 +90,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self._runner: RunnerOf | None = None
         self.digest: str | None = None
         check_fit(env, model)
+        self.image_layouts = {spec.path: spec.layout for spec in find_robot(env.robot).images}
         with system_errors():
             complete = self._sources.missing(self._cache) is None
         if complete:

@@ -15,6 +15,8 @@ class NoopPolicy:
         ValueError: `time_s` is negative.
     """
 
+    reads_only = True
+
     def __init__(self, time_s: float = 0.0, action_horizon: int = 50, action_dim: int = 14) -> None:
         if time_s < 0.0:
             raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from client.errors import BadObservation
 from worker.config import IMAGE_SIZE
+from worker.images import decode_image, is_encoded
 from worker.robots.leftover import KEYS as LEFTOVER_KEYS
 
 Array = npt.NDArray[np.float64]
@@ -22,8 +23,7 @@ Picture = npt.NDArray[np.uint8]
 # What any robot may send beside its own keys.
 EXTRA_KEYS = ("prompt", "noise", "seed", *LEFTOVER_KEYS)
 
-# Far beyond any robot, and far within what the transforms and float32 can take.
-LARGEST_STATE = 1e6
+LARGEST_STATE = 1e6  # far beyond any robot, and far within what transforms and float32 can take
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,10 @@ class Vector:
 
 @dataclass(frozen=True)
 class Image:
-    """One camera. `camera` is the model's name for it; None: accepted and unused."""
+    """One camera, as an array or as the bytes of a JPEG, PNG or WebP file.
+
+    `camera` is the model's name for it; None: accepted and unused.
+    """
 
     path: tuple[str, ...]
     camera: str | None
@@ -77,8 +80,13 @@ class Image:
     def describe(self) -> dict[str, Any]:
         """The field for people and for metadata."""
         shape: list[Any] = ["H", "W", 3] if self.channels_last else [3, "H", "W"]
-        dtype = "uint8, or float in [0, 1]"
+        dtype = "uint8, or float in [0, 1]; or the bytes of a JPEG, PNG or WebP file"
         return {"shape": shape, "dtype": dtype, "optional": self.optional}
+
+    @property
+    def layout(self) -> str:
+        """Of the array that stands for a file: see `worker.images`."""
+        return "hwc" if self.channels_last else "chw"
 
     def parse(self, value: Any) -> Picture:
         """`value` as uint8 (H, W, 3).
@@ -88,6 +96,8 @@ class Image:
         """
         layouts = "(3, H, W) or (H, W, 3)" if self.channels_last else "(3, H, W)"
         expected = f"an image of shape {layouts}, uint8 or float in [0, 1]"
+        if is_encoded(value):
+            value = decode_image(value, key_name(self.path), self.layout)
         array = value if isinstance(value, np.ndarray) else None
         if array is None or array.ndim != 3 or not _is_picture_dtype(array.dtype):
             raise _bad(self.path, expected, value)

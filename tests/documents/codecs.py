@@ -1,0 +1,103 @@
+"""`python -m tests.documents.codecs`: writes what was measured into `docs/image_codecs.md`.
+
+Out of `benchmarks/results/codecs.json`. `--check` only compares, and exits 1 if the document is
+out of date.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tests.documents import written
+
+ROOT = Path(__file__).parents[2]
+DOCUMENT = ROOT / "docs" / "image_codecs.md"
+RESULT = ROOT / "benchmarks" / "results" / "codecs.json"
+BEGIN, END = "<!-- codecs: begin -->", "<!-- codecs: end -->"
+
+Row = dict[str, Any]
+
+
+def render(document: str, result: Path) -> str:
+    """The document with its tables replaced.
+
+    Raises:
+        ValueError: the document has no place for them.
+    """
+    before, found, rest = document.partition(BEGIN)
+    _, closed, after = rest.partition(END)
+    if not (found and closed):
+        raise ValueError("the document has no marks for what was measured")
+    content = json.loads(result.read_text())
+    when = f"({content['measured'][:10]}, {content['machine']})"
+    lines = [
+        f"Change of the actions, in thousandths of a standard deviation {when}:",
+        "",
+        *_actions(content["actions"]),
+        "",
+        f"One image: kilobytes, and microseconds of one core to encode and to decode it {when}:",
+        "",
+        *_costs(content["costs"]),
+    ]
+    return "\n".join([f"{before}{BEGIN}", *lines, f"{END}{after}"])
+
+
+def _actions(rows: Sequence[Row]) -> list[str]:
+    models = _distinct(row["model"] for row in rows)
+    lines = _head("codec", *models)
+    for codec in _distinct(row["codec"] for row in rows):
+        cells = {row["model"]: row for row in rows if row["codec"] == codec}
+        lines.append(_line(codec, *(_change(cells[model]) for model in models)))
+    return lines
+
+
+def _change(row: Row) -> str:
+    if row["exact"] == row["observations"]:
+        return "0"
+    return f"{1e3 * row['mean']:.2f}"
+
+
+def _costs(rows: Sequence[Row]) -> list[str]:
+    pictures = _distinct((row["picture"], row["size"]) for row in rows)
+    lines = _head("codec", *(f"{picture}, {size}" for picture, size in pictures))
+    for codec in _distinct(row["codec"] for row in rows):
+        cells = {(r["picture"], r["size"]): r for r in rows if r["codec"] == codec}
+        lines.append(_line(codec, *(_cost(cells[picture]) for picture in pictures)))
+    return lines
+
+
+def _cost(row: Row) -> str:
+    size = f"{row['bytes'] / 1e3:.1f} KB"
+    if not row["encode_us"]:
+        return size
+    return f"{size}, {row['encode_us']:.0f} + {row['decode_us']:.0f}"
+
+
+def _head(*cells: str) -> list[str]:
+    return [_line(*cells), _line(*(["---"] * len(cells)))]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    return list(dict.fromkeys(values))
+
+
+def main() -> int:
+    """Write or check the document."""
+    return written.main(
+        "python -m tests.documents.codecs",
+        __doc__,
+        DOCUMENT,
+        lambda current: render(current, RESULT),
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
