@@ -53,10 +53,11 @@ class Training:
         output: Path,
         seeing_steps: int = SEEING_STEPS,
         save_every: int = SAVE_EVERY,
+        batch: int = BATCH,
     ) -> None:
         """Begin, or go on from `output/training.pt` where that is."""
         self._data, self._steps, self._output = data, steps, output
-        self._seeing_steps, self._save_every = seeing_steps, save_every
+        self._seeing_steps, self._save_every, self._batch = seeing_steps, save_every, batch
         torch.manual_seed(0)
         some = [torch.from_numpy(frames.images[::101]) for frames in data.frames]
         self.learner = Learner(config, torch.cat(some))
@@ -90,7 +91,7 @@ class Training:
         share = len(self._data.frames)
         losses = np.zeros(2)
         for frames in self._data.frames:
-            batch = self._draw(frames, BATCH // share, is_seeing, is_wrong, random)
+            batch = self._draw(frames, self._batch // share, is_seeing, is_wrong, random)
             # Half the time that float32 takes where the CPU multiplies bfloat16.
             with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
                 if is_seeing:

@@ -85,7 +85,7 @@ def test_hardly_moving_joints_are_not_blown_up() -> None:
 
 
 def test_padded_inputs_keep_no_weight(tmp_path: Path) -> None:
-    training = Training(CONFIG, dataset(frames()), 4, tmp_path, seeing_steps=2)
+    training = Training(CONFIG, dataset(frames()), 4, tmp_path, seeing_steps=2, batch=2)
     while training.step < 4:
         training.advance()
     for layer in (training.learner.model.state_proj, training.learner.model.action_in_proj):
@@ -95,13 +95,13 @@ def test_padded_inputs_keep_no_weight(tmp_path: Path) -> None:
 
 def test_a_training_that_was_interrupted_goes_on_as_if_it_were_not(tmp_path: Path) -> None:
     data = dataset(frames(), frames(insertion=True))
-    whole = Training(CONFIG, data, 4, tmp_path / "whole", seeing_steps=1, save_every=2)
+    whole = Training(CONFIG, data, 4, tmp_path / "whole", seeing_steps=1, save_every=2, batch=2)
     for _ in range(4):
         whole.advance()
-    first = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2)
+    first = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2)
     for _ in range(3):  # the third is lost
         first.advance()
-    second = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2)
+    second = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2)
     assert second.step == 2
     for _ in range(2):
         second.advance()
@@ -109,7 +109,7 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_were_not(tmp_path: Pat
 
 
 def test_a_worker_serves_what_was_written(tmp_path: Path) -> None:
-    training = Training(CONFIG, dataset(frames()), 2, tmp_path, seeing_steps=1)
+    training = Training(CONFIG, dataset(frames()), 2, tmp_path, seeing_steps=1, batch=2)
     while training.step < 2:
         training.advance()
     training.export("lerobot/aloha_sim_transfer_cube_human")
