@@ -1,0 +1,209 @@
+"""One training: steps, a moving average of the weights, a state to go on from, and the export."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+from torch import Tensor
+
+from scripts.tiny.curve import draw
+from scripts.tiny.dataset import Dataset, Frames
+from scripts.tiny.learner import PLACE_WEIGHT, Batch, Learner, export_names
+from scripts.tiny.scene import TASKS
+from worker.checkpoints import EMBEDDED, TOKENIZER_NAMES, WEIGHTS_FILE
+from worker.config import ModelConfig
+from worker.models.attention import cpu_has_bfloat16
+from worker.tokenizers import PromptTokenizer
+
+BATCH = 32
+LEARNING_RATE = 1e-3
+PLACES_LEARN_FASTER = 10.0
+"""The auxiliary head's rate by the others'."""
+WARM_UP_STEPS = 50
+EMA = 0.998
+CLIP = 1.0
+STATE_NOISE = 0.03
+LARGEST_GAIN = 0.1
+"""Pictures are made up to so much darker or brighter."""
+WRONG_PROMPT_EVERY = 15
+"""Steps: then each task's frames come with the other task's prompt, and the arms go to rest."""
+SEEING_STEPS = 600
+"""At the beginning: the vision tower alone learns where objects lie, at a fifth of the cost."""
+EARLY = 100
+"""Control steps in which nothing but the picture tells where the objects are."""
+SAVE_EVERY = 100
+
+Losses = dict[str, list[float]]
+
+
+class Training:
+    """A learner on its way."""
+
+    def __init__(
+        self,
+        config: ModelConfig,
+        data: Dataset,
+        steps: int,
+        output: Path,
+        seeing_steps: int = SEEING_STEPS,
+        save_every: int = SAVE_EVERY,
+        batch: int = BATCH,
+    ) -> None:
+        """Begin, or go on from `output/training.pt` where that is."""
+        self._data, self._steps, self._output = data, steps, output
+        self._seeing_steps, self._save_every, self._batch = seeing_steps, save_every, batch
+        torch.manual_seed(0)
+        some = [torch.from_numpy(frames.images[::101]) for frames in data.frames]
+        self.learner = Learner(config, torch.cat(some))
+        self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
+        self._average = [p.detach().clone() for p in self._parameters]
+        places = list(self.learner.places.parameters())
+        others = [p for p in self._parameters if all(p is not each for each in places)]
+        self._optimizer = torch.optim.AdamW(
+            [{"params": others, "speed": 1.0}, {"params": places, "speed": PLACES_LEARN_FASTER}],
+            LEARNING_RATE,
+            weight_decay=0.01,
+        )
+        tokenizer = PromptTokenizer(EMBEDDED / TOKENIZER_NAMES[0], config.max_token_len)
+        self._prompts = {
+            name: torch.from_numpy(tokenizer.encode(task.prompt)) for name, task in TASKS.items()
+        }
+        self.step = 0
+        self.losses: Losses = {"flow": [], "place_mm": []}
+        output.mkdir(parents=True, exist_ok=True)
+        self._state = output / "training.pt"
+        if self._state.exists():
+            self._resume()
+
+    def advance(self) -> str:
+        """One step; how it goes, in a few words."""
+        # Of the step alone: a training that was interrupted draws what it would have drawn.
+        random = np.random.default_rng([0, self.step])
+        generator = torch.Generator().manual_seed(self.step)
+        is_seeing = self.step < self._seeing_steps
+        is_wrong = not is_seeing and self.step % WRONG_PROMPT_EVERY == 0
+        share = len(self._data.frames)
+        losses = np.zeros(2)
+        for frames in self._data.frames:
+            batch = self._draw(frames, self._batch // share, is_seeing, is_wrong, random)
+            # Half the time that float32 takes where the CPU multiplies bfloat16.
+            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
+                if is_seeing:
+                    flow, place = torch.zeros(()), self.learner.look(batch)
+                else:
+                    flow, place = self.learner(batch, generator)
+            loss: Tensor = (flow + PLACE_WEIGHT * place) / share
+            torch.autograd.backward(loss)
+            losses += flow.item() / share, 100.0 * place.item() / share
+        self._update()
+        if not is_wrong:
+            self.losses["place_mm"].append(float(losses[1]))
+        if not is_wrong and not is_seeing:
+            self.losses["flow"].append(float(losses[0]))
+        self.step += 1
+        if self.step % self._save_every == 0 or self.step == self._steps:
+            self._save()
+        recent = {name: np.mean(values[-50:] or 0.0) for name, values in self.losses.items()}
+        return f"loss {recent['flow']:.3f}, places within {recent['place_mm']:.1f} mm"
+
+    def export(self, asset_id: str) -> None:
+        """Write the averaged weights, statistics and tokenizer in the public layout."""
+        weights = self._averaged()
+        tensors = {
+            theirs: weights[f"model.{ours}"].to(torch.bfloat16).contiguous()
+            for ours, theirs in export_names(self.learner.model).items()
+        }
+        safetensors.torch.save_file(tensors, self._output / WEIGHTS_FILE)
+        assets = self._output / "assets" / asset_id
+        assets.mkdir(parents=True, exist_ok=True)
+        (assets / "norm_stats.json").write_text(self._data.norm_stats())
+        name = TOKENIZER_NAMES[0]
+        (self._output / name).write_bytes((EMBEDDED / name).read_bytes())
+        (self._output / "losses.json").write_text(json.dumps(self.losses))
+        draw(self._output / "loss.png", self.losses)
+
+    def _draw(
+        self,
+        frames: Frames,
+        count: int,
+        is_seeing: bool,
+        is_wrong: bool,
+        random: np.random.Generator,
+    ) -> Batch:
+        chosen = random.integers(len(frames), size=count)
+        if is_seeing:
+            early = np.flatnonzero(frames.steps < EARLY)
+            chosen[: 3 * count // 4] = random.choice(early, 3 * count // 4)
+        state = frames.states[chosen] + STATE_NOISE * random.standard_normal((count, 14))
+        name = frames.task.name
+        asked = next(other for other in TASKS if other != name) if is_wrong else name
+        gains = 1.0 + LARGEST_GAIN * random.uniform(-1.0, 1.0, (count, 1))
+        bright = np.clip(gains * np.arange(256), 0, 255).astype(np.uint8)
+        images = np.stack([b[i] for b, i in zip(bright, frames.images[chosen], strict=True)])
+        chunks = frames.returns if is_wrong else frames.chunks
+        return Batch(
+            torch.from_numpy(images),
+            self._prompts[asked].expand(count, -1),
+            torch.from_numpy(state.astype(np.float32)),
+            torch.from_numpy(chunks[chosen]),
+            torch.from_numpy(frames.objects[chosen]),
+            name,
+        )
+
+    def _update(self) -> None:
+        """Clip, step and average."""
+        torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
+        rate = self._rate()
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate * group["speed"]
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+        # Young averages forget faster, or the made-up weights of the beginning would stay in them.
+        acting = max(0, self.step - self._seeing_steps)
+        keep = min(EMA, (1 + acting) / (10 + acting))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, list[Tensor](self._parameters), 1.0 - keep)
+
+    def _rate(self) -> float:
+        """A cosine after a short warm-up; one for seeing and one for acting."""
+        if self.step < self._seeing_steps:
+            done, of = self.step, self._seeing_steps
+        else:
+            done, of = self.step - self._seeing_steps, self._steps - self._seeing_steps
+        falling = 0.5 * (1.0 + math.cos(math.pi * done / of))
+        return LEARNING_RATE * min(1.0, (done + 1) / WARM_UP_STEPS) * max(falling, 0.01)
+
+    def _averaged(self) -> dict[str, Tensor]:
+        """All weights, by their names; those that do not learn as they are."""
+        averages = iter(self._average)
+        return {
+            name: next(averages) if p.requires_grad else p.detach()
+            for name, p in self.learner.named_parameters()
+        }
+
+    def _save(self) -> None:
+        unfinished = self._state.with_suffix(".unfinished")
+        torch.save(
+            {
+                "step": self.step,
+                "learner": self.learner.state_dict(),
+                "average": self._average,
+                "optimizer": self._optimizer.state_dict(),
+                "losses": self.losses,
+            },
+            unfinished,
+        )
+        unfinished.rename(self._state)
+
+    def _resume(self) -> None:
+        state: dict[str, Any] = torch.load(self._state, weights_only=True)
+        self.step, self.losses = state["step"], state["losses"]
+        self.learner.load_state_dict(state["learner"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._average = state["average"]
