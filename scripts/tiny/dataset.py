@@ -14,8 +14,8 @@ from scripts.tiny.episodes import Demonstration
 from scripts.tiny.expert import STEPS
 from scripts.tiny.kinematics import START
 from scripts.tiny.scene import TASKS, Task
-from worker.norm_stats import EPSILON
 from worker.robots import aloha
+from worker.robots.norm_stats import EPSILON
 
 Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
@@ -43,7 +43,7 @@ class Statistics:
         return Statistics(values.mean(0), np.maximum(values.std(0), LEAST_STD))
 
     def normalize(self, values: Array) -> Float32:
-        """As the worker does (`worker.norm_stats`), float32."""
+        """As the worker does (`worker.robots.norm_stats`), float32."""
         return ((values - self.mean) / (self.std + EPSILON)).astype(np.float32)
 
 

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from scripts.tiny.dataset import OBJECTS, OBJECTS_OF, ROBOT_DIMS
+from worker.checkpoints.names import checkpoint_name
 from worker.config import ModelConfig
 from worker.models.gemma import Cache
-from worker.models.loading import load_model
-from worker.models.names import checkpoint_name
 from worker.models.pi0 import Pi0
+from worker.runtime.loading import load_model
 
 FLOW_TIMES = 4
 """Times at which the flow is learnt for each prefix, which costs more than they do."""

@@ -21,7 +21,7 @@ from conf.compose import compose
 from scripts.tiny import dataset
 from scripts.tiny.scene import TASKS
 from worker.config import WorkerConfig
-from worker.threads import ENVIRONMENT
+from worker.runtime.threads import ENVIRONMENT
 
 INTERRUPTED = 130
 TOLD_EVERY = 50

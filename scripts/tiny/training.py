@@ -16,10 +16,11 @@ from scripts.tiny.curve import draw
 from scripts.tiny.dataset import Dataset, Frames
 from scripts.tiny.learner import PLACE_WEIGHT, Batch, Learner, export_names
 from scripts.tiny.scene import TASKS
-from worker.checkpoints import EMBEDDED, TOKENIZER_NAMES, WEIGHTS_FILE
+from worker.checkpoints.files import EMBEDDED, TOKENIZER_NAMES
+from worker.checkpoints.layout import WEIGHTS_FILE
 from worker.config import ModelConfig
 from worker.models.attention import cpu_has_bfloat16
-from worker.tokenizers import PromptTokenizer
+from worker.robots.tokenizers import PromptTokenizer
 
 BATCH = 32
 LEARNING_RATE = 1e-3
