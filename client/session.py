@@ -42,7 +42,9 @@ logger = logging.getLogger(__name__)
 LIMITS_S = 1.0  # for asking a broker what it takes, before a body that was too large is refused
 FIRST_PAUSE_S = 0.01  # before the second try; the first comes at once
 LONGEST_PAUSE_S = 1.0
-NOT_YET_S = 0.1  # until metadata are asked for again, while no worker has told any
+NOT_YET_S = 0.25  # until something is asked for again, where the broker does not say how soon
+
+_ANSWERS = {"infer": "result", "metadata": "result"}  # all else is answered with a pong
 
 Body = List[Union[bytes, memoryview]]
 Frames = Sequence[zmq.Frame]
@@ -138,6 +140,7 @@ class Session:
     def sent(self) -> Action:
         """What was to be sent has left."""
         self._is_sent = True
+        self._reason = None  # whoever is asked now may have others
         return Wait(self._until if self._limits_id is None else self._limits_until)
 
     def received(self, frames: Frames, now: float) -> Action:
@@ -155,6 +158,8 @@ class Session:
             return self.lost(now)
         if reply["kind"] == "error":
             return self._refused(reply, now)
+        if reply["kind"] != _ANSWERS.get(self._kind, "pong"):
+            return Failed(errors.ProtocolError(f"{self._kind} was answered with {reply['kind']}"))
         if self._kind == "infer":
             self.memory.answered(reply.get("host"))
         return Done(reply, frames[1:])
@@ -182,7 +187,7 @@ class Session:
         """
         info = decode_body(frames)
         limit = info.get("max_bytes")
-        self.max_bytes = limit if isinstance(limit, int) else None
+        self.max_bytes = limit if type(limit) is int else None
         return info
 
     # What goes out.
@@ -240,7 +245,8 @@ class Session:
     # What came back, or did not.
 
     def _take_limits(self, reply: Header, frames: Frames, now: float) -> Action:
-        if reply.get("id") != self._limits_id and reply["kind"] != "error":
+        answered = reply.get("id")
+        if answered != self._limits_id and (answered is not None or reply["kind"] != "error"):
             return self.lost(now)
         self._is_sent = False  # that question is answered, and nothing else is out
         if reply["kind"] == "pong":
@@ -256,13 +262,10 @@ class Session:
             self._reference = None
             return self._send(now)
         is_not_yet = isinstance(error, (errors.NoWorker, errors.WorkerLoading))
-        if isinstance(error, errors.Draining):
-            retry_s = LONGEST_PAUSE_S if error.retry_after_s is None else error.retry_after_s
-        elif is_not_yet and self._kind == "metadata":
-            retry_s = NOT_YET_S
-        else:
+        if not isinstance(error, errors.Draining) and not (is_not_yet and self._kind == "metadata"):
             return Failed(error, is_clean=True)
         self._reason = error
+        retry_s = NOT_YET_S if error.retry_after_s is None else error.retry_after_s
         return self._pause(now + max(retry_s, FIRST_PAUSE_S), str(error))
 
     def _pause(self, until: float, reason: str = "") -> Action:

@@ -221,3 +221,28 @@ def test_what_is_no_header(session: Session) -> None:
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, errors.ProtocolError)
     assert not outcome.is_clean
+
+
+def test_a_reply_of_another_kind(session: Session) -> None:
+    header = asked(session)
+    outcome = session.received(reply(header, "pong"), 1.0)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, errors.ProtocolError)
+
+
+def test_an_error_about_another_request_says_nothing_of_limits(session: Session) -> None:
+    header = asked(session)
+    session.lost(1.0)
+    session.wake(1.0)
+    session.sent()
+    assert isinstance(session.received(fails(header, errors.Overloaded("full")), 2.0), Pause)
+
+
+def test_silence_after_a_restart_is_not_told_as_the_old_brokers_end(session: Session) -> None:
+    header = asked(session)
+    session.received(fails(header, errors.Draining("stopping")), 1.0)
+    session.wake(2.0)
+    session.sent()
+    outcome = session.wake(UNTIL)
+    assert isinstance(outcome, Failed)
+    assert isinstance(outcome.error, errors.DeadlineExceeded)
