@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import is_dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -154,6 +154,8 @@ def _is_text(schema: type[Any], key: str) -> bool:
         if section is None:  # free in form, such as `policy`: its files say what it takes
             return number == 1 and _is_text_in_group(schema, parts[0], ".".join(parts[1:]))
         kind = get_type_hints(section).get(part)
+    if get_origin(kind) is list:
+        return False
     kinds = {each for each in get_args(kind) or (kind,) if each is not type(None)}
     return bool(kinds) and all(
         isinstance(each, type) and issubclass(each, (str, Enum)) for each in kinds

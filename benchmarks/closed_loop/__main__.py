@@ -109,12 +109,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code: 0, or 1 where `--pace` missed a bar."""
     options, console = _parse(arguments), Console(highlight=False, width=140)
+    torch.set_num_threads(1)  # chunks of 50 x 14 numbers gain nothing by more
     if options.cost:
         from benchmarks.closed_loop.guidance_cost import measure_costs
 
         measure_costs(options.repeats, options.output, console)
         return 0
-    torch.set_num_threads(1)  # chunks of 50 x 14 numbers gain nothing by more
     if options.pace:
         from benchmarks.closed_loop.pace import pace
 

@@ -232,3 +232,20 @@ def test_good_settings_become_typed_objects() -> None:
     assert isinstance(config, WorkerConfig)
     assert isinstance(config.model.expert, ExpertConfig)
     assert config.env.delta_mask == ARMS
+
+
+def test_a_list_of_words_is_a_list() -> None:
+    assert compose_worker("env=droid", "runtime.rtc=[trained]").runtime.rtc == ["trained"]
+    assert compose_worker("env=droid", "runtime.rtc=[]").runtime.rtc == []
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[magic]", "runtime.rtc has magic: .* identity, vjp, trained"),
+        ("vjp", "a list is expected"),
+    ],
+)
+def test_only_known_forms_of_real_time_chunking_are_served(value: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        compose_worker("env=droid", f"runtime.rtc={value}")
