@@ -7,8 +7,15 @@ with ZmqPolicyClient("gpu-server", 8000) as policy:
 """
 
 from client.action_chunk_broker import ActionChunkBroker
+from client.async_action_chunk_broker import AsyncActionChunkBroker
 from client.errors import PolicyError
 from client.policy_client import ZmqPolicyClient
 from client.version import __version__
 
-__all__ = ["ActionChunkBroker", "PolicyError", "ZmqPolicyClient", "__version__"]
+__all__ = [
+    "ActionChunkBroker",
+    "AsyncActionChunkBroker",
+    "PolicyError",
+    "ZmqPolicyClient",
+    "__version__",
+]

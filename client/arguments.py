@@ -16,6 +16,8 @@ from client.wire import LONGEST_MS
 
 LONGEST_S = LONGEST_MS / 1e3
 
+MAX_ENDPOINT = 1024  # characters
+
 
 def number(name: str, given: Any) -> float:
     """A number as a float.
@@ -79,3 +81,19 @@ def text(name: str, given: Any, longest: int, *, cut: bool = False) -> str:
     if not isinstance(value, str) or not value or (len(value) > longest and not cut):
         raise ValueError(f"{name} is {given!r}: a text of 1 to {longest} characters is expected")
     return "".join(value)[:longest]  # a plain str, whatever kind of one was given
+
+
+def endpoint(given: Any, port: Any) -> str:
+    """The ZeroMQ endpoint of a host name, an address or a whole endpoint.
+
+    Raises:
+        ValueError: `host` or `port` is none; the message names it.
+    """
+    host = text("host", given, MAX_ENDPOINT)
+    if "://" in host:
+        return host
+    port = integer("port", port, 1, 65535)
+    if host.count(":") == 1 or "]:" in host:
+        raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
+    # Only addresses of IPv6 have colons.
+    return f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"

@@ -25,6 +25,7 @@
      |    +-- Draining             the broker is stopping: go elsewhere
      |    +-- Superseded           a newer observation of the same session took its place
      |    +-- Cancelled            the session was reset while the request waited
+     |    +-- Starved              (chunk brokers only) no action is left, and no chunk has come
      |
      +-- WorkerLost                two workers died with this request in hand
      +-- PolicyFailed              the policy raised; its worker's log has the details
@@ -135,6 +136,10 @@ class Superseded(Unavailable):
 
 class Cancelled(Unavailable):
     """The session was reset while the request waited."""
+
+
+class Starved(Unavailable):
+    """A control step has no action: the chunk is used up and the next one has not come."""
 
 
 class WorkerLost(PolicyError):

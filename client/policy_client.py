@@ -15,7 +15,7 @@ from typing import Any, Dict
 import numpy as np
 
 from client import errors
-from client.arguments import LONGEST_S, integer, number, seconds, text
+from client.arguments import LONGEST_S, endpoint, integer, number, seconds, text
 from client.body import decode_body, encode_body
 from client.connection import Connection
 from client.conversation import Conversation
@@ -28,7 +28,6 @@ from client.wire import MAX_NAME, VERSION, Header
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
-MAX_ENDPOINT = 1024  # characters
 _WAITING_NOTICE_S = 5.0
 
 Observation = Dict[str, Any]
@@ -77,11 +76,9 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
-            image_codec: how the uint8 images of an observation travel: `raw`, `jpeg` or `png`
-                (see docs/image_codecs.md). Images that are bytes already stay as they are.
+            image_codec: how uint8 images travel: `raw`, `jpeg` or `png` (docs/image_codecs.md).
             jpeg_quality: from 1 to 100.
-            shared_memory: let workers of this host and user read large arrays in this process's
-                memory, where there are any. Nothing else depends on it.
+            shared_memory: let workers of this host and user read large arrays from memory.
 
         Raises:
             Forbidden: the broker doesn't take this key.
@@ -106,10 +103,10 @@ class ZmqPolicyClient:
         }
         if policy is not None:
             fields["policy"] = text("policy", policy, MAX_NAME)
-        endpoint = _endpoint(host, port)
+        address = endpoint(host, port)
         token = host_token() if shared_memory else b""
-        self._session = Session(uuid.uuid4().bytes, fields, endpoint, token)
-        connection = Connection(endpoint, None if key is None else read_key(key))
+        self._session = Session(uuid.uuid4().bytes, fields, address, token)
+        connection = Connection(address, None if key is None else read_key(key))
         self._conversation = Conversation(self._session, connection)
         try:
             self.server_info = self._greet(connect_timeout_s)
@@ -124,6 +121,12 @@ class ZmqPolicyClient:
         noise: np.ndarray[Any, Any] | None = None,
         seed: int | None = None,
         deadline_s: float | None = None,
+        prev_actions: np.ndarray[Any, Any] | None = None,
+        inference_delay: int | None = None,
+        prefix_attention_horizon: int | None = None,
+        schedule: str | None = None,
+        max_guidance_weight: float | None = None,
+        mode: str | None = None,
     ) -> dict[str, Any]:
         """Ask for a chunk of actions.
 
@@ -133,6 +136,14 @@ class ZmqPolicyClient:
             noise: float32 (horizon, model action dim), the flow's starting point.
             seed: of the noise, where none is given. By default it derives from the request.
             deadline_s: time for this request instead of the client's `timeout_s`.
+            prev_actions: for real-time chunking: what is left of the previous chunk, floats
+                (rows, action_dim) as the robot got them; row 0 was due when `obs` was taken. The
+                new chunk begins as these go on. `AsyncActionChunkBroker` does all of this.
+            inference_delay: rows of it that will have been executed before the answer comes (0).
+            prefix_attention_horizon: rows of it that are heeded at all (all).
+            schedule: how heed fades after the delay: `linear`, `exp`, `ones` or `zeros`.
+            max_guidance_weight: how strong the pull is at most (10; 5 with `vjp`).
+            mode: `identity` (default), `vjp`, or `trained` where the checkpoint was trained for it.
 
         Returns:
             `actions`, (horizon, action_dim), and the milliseconds that were spent:
@@ -150,8 +161,16 @@ class ZmqPolicyClient:
             seed = _seed(seed)
         started = time.monotonic()
         until = started + left_s
-        observation = self._images.encode(_with_options(obs, noise=noise, seed=seed))
-        body = encode_body(observation, copy=self._copy)
+        rtc = {
+            "prev_actions": prev_actions,
+            "inference_delay": inference_delay,
+            "prefix_attention_horizon": prefix_attention_horizon,
+            "schedule": schedule,
+            "max_guidance_weight": max_guidance_weight,
+            "mode": mode,
+        }
+        given = _with_options(obs, noise=noise, seed=seed, **rtc)
+        body = encode_body(self._images.encode(given), copy=self._copy)
         encoded = time.monotonic()
         if len(body) > 1 and self._session.memory.is_on:
             header, frames = self._exchange_in_memory(body, until)
@@ -239,8 +258,7 @@ class ZmqPolicyClient:
     def _exchange_in_memory(self, body: Body, until: float) -> tuple[Header, Frames]:
         region = self._regions.take()
         try:
-            reference = region.write(body[1:])
-            if reference is None:
+            if (reference := region.write(body[1:])) is None:
                 self._session.memory.failed(time.monotonic())
             return self._conversation.exchange("infer", body, until, reference)
         finally:
@@ -262,17 +280,6 @@ class ZmqPolicyClient:
 
 def _fresh_session() -> str:
     return uuid.uuid4().hex[:8]
-
-
-def _endpoint(given: Any, port: Any) -> str:
-    host = text("host", given, MAX_ENDPOINT)
-    if "://" in host:
-        return host
-    port = integer("port", port, 1, 65535)
-    if host.count(":") == 1 or "]:" in host:
-        raise ValueError(f"host is {host!r}: the port is given as port=, by itself")
-    # Only addresses of IPv6 have colons.
-    return f"tcp://[{host.strip('[]')}]:{port}" if ":" in host else f"tcp://{host}:{port}"
 
 
 def _with_options(obs: Observation, **options: Any) -> Observation:

@@ -8,7 +8,7 @@ compose API is used, so nothing is written and nothing configured. Every mistake
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from types import NoneType, UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -27,6 +27,7 @@ from conf.overrides import (
     choices,
     groups,
     nearest,
+    schema_keys,
     unreadable,
 )
 
@@ -49,7 +50,7 @@ def compose(name: str, schema: type[Schema], overrides: Sequence[str]) -> Schema
         try:
             composed = hydra_compose(name, words)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-            raise ConfigError(_explain(name, overrides, error)) from error
+            raise ConfigError(_explain(name, schema, overrides, error)) from error
     if "given" in get_type_hints(schema):
         keys = [override.lstrip("+").partition("=")[0] for override in overrides]
         OmegaConf.update(composed, "given", keys, force_add=True)
@@ -114,15 +115,15 @@ def _check_sections(tree: Any, schema: type[Any], path: str = "") -> None:
 
 def _explain_value(schema: type[Any], error: OmegaConfBaseException) -> str:
     key, first = error.full_key or error.key, str(error).splitlines()[0]
-    known = _keys(OmegaConf.structured(schema))
+    known = set(schema_keys(schema))
     if key and str(key) not in known and "not in" in first:
         return _unknown(str(key), known)
     return f"{key}: {first}" if key else first
 
 
-def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
+def _explain(name: str, schema: type[Any], overrides: Sequence[str], error: Exception) -> str:
     """Hydra's own words, or better ones where a key is unknown."""
-    known = _keys(hydra_compose(name)) | set(groups(name))
+    known = {*schema_keys(schema), *groups(name)}
     for override in overrides:
         key = override.lstrip("+~").partition("=")[0]
         if key not in known and not key.startswith("policy."):
@@ -132,18 +133,6 @@ def _explain(name: str, overrides: Sequence[str], error: Exception) -> str:
 
 def _unknown(key: str, known: set[str]) -> str:
     return f"unknown key {key!r}{nearest(key, known) or '; --help lists them all'}"
-
-
-def _keys(tree: DictConfig, path: str = "") -> set[str]:
-    return set(_walk(OmegaConf.to_container(tree, resolve=False), path))
-
-
-def _walk(tree: Any, path: str) -> Iterator[str]:
-    if isinstance(tree, dict):
-        for key, value in tree.items():
-            here = f"{path}.{key}" if path else str(key)
-            yield here
-            yield from _walk(value, here)
 
 
 def command_line(name: str, schema: type[Schema], about: str) -> Schema:

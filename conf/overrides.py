@@ -62,7 +62,7 @@ def check_form(name: str, schema: type[Any], words: Sequence[str]) -> None:
     Raises:
         ConfigError: the first such word.
     """
-    known = [*groups(name), *_schema_keys(schema)]
+    known = [*groups(name), *schema_keys(schema)]
     for number, word in enumerate(words):
         if word.startswith("-"):
             raise ConfigError(_flag(word, words[number + 1 :], known))
@@ -77,6 +77,15 @@ def check_form(name: str, schema: type[Any], words: Sequence[str]) -> None:
         meant = shlex.quote(" ".join([*before, word, *after]))
         hint = f": does it belong to the word before, as in {meant}?" if before else ""
         raise ConfigError(f"{word!r} is not KEY=VALUE{hint}")
+
+
+def schema_keys(schema: type[Any], path: str = "") -> Iterator[str]:
+    """Every key that the schema has, such as `env` and `env.name`."""
+    for key, hint in get_type_hints(schema).items():
+        yield f"{path}{key}"
+        for kind in (hint, *get_args(hint)):
+            if is_dataclass(kind) and isinstance(kind, type):
+                yield from schema_keys(kind, f"{path}{key}.")
 
 
 def nearest(word: str, known: Sequence[str] | set[str]) -> str:
@@ -162,11 +171,3 @@ def _is_text_in_group(schema: type[Any], group: str, key: str) -> bool:
         return _is_text(schema, reference[1]) if reference else isinstance(value, str)
 
     return bool(values) and all(is_text(value) for value in values)
-
-
-def _schema_keys(schema: type[Any], path: str = "") -> Iterator[str]:
-    for key, hint in get_type_hints(schema).items():
-        yield f"{path}{key}"
-        for kind in (hint, *get_args(hint)):
-            if is_dataclass(kind) and isinstance(kind, type):
-                yield from _schema_keys(kind, f"{path}{key}.")

@@ -69,7 +69,11 @@ _OTHER_FORMS = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
-    given = _parser().read(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    if (advice := _other_form(words)) is not None:
+        print(advice, file=sys.stderr)
+        return 2
+    given = _parser().read(words)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("botocore").setLevel(logging.WARNING)
     try:

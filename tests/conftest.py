@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections import defaultdict
 from pathlib import Path
 
@@ -12,6 +13,15 @@ from hypothesis import settings
 # depend on chance or on how busy the machine is.
 settings.register_profile("gate", deadline=None, derandomize=True, database=None)
 settings.load_profile("gate")
+
+# `make test &` and `nohup make test` ignore signals, and our processes keep to what they inherit:
+# tests that send them signals need what a terminal gives.
+for number, usual in (
+    (signal.SIGINT, signal.default_int_handler),
+    (signal.SIGHUP, signal.SIG_DFL),
+):
+    if signal.getsignal(number) is signal.SIG_IGN:
+        signal.signal(number, usual)
 
 
 def group(node_id: str) -> str:

@@ -5,21 +5,25 @@ The meaning of each key is written beside it in `conf/`; here are the types, and
 types alone cannot make. Each class raises `SettingsError` for values that could never work.
 """
 
-import re
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar
+from typing import Any
 
 from omegaconf import MISSING
 
 from client.wire import MAX_NAME, MAX_SLOTS
 from worker.errors import SettingsError
+from worker.runtime.device_name import Device
 
 LONGEST_WAIT_S = 10.0
 """The longest that a batch may wait for others; most robots have given up by then."""
 
 IMAGE_SIZE = 224
 """Height and width, in pixels, of every image that the vision tower sees."""
+
+
+RTC_MODES = ("identity", "vjp", "trained")
+"""The forms of real-time chunking: `worker.robots.leftover.Mode`."""
 
 
 class RobotName(StrEnum):
@@ -46,38 +50,6 @@ class Normalization(StrEnum):
 
     zscore = "zscore"
     quantile = "quantile"
-
-
-class Device(str):
-    """Where the model runs: `cpu`, `cuda`, `cuda:N` or `auto`, which is CUDA where there is one.
-
-    `cuda:N` is the GPU of that number, from 0; `cuda` alone is the first.
-    """
-
-    cpu: ClassVar["Device"]
-    cuda: ClassVar["Device"]
-    auto: ClassVar["Device"]
-
-    def __new__(cls, name: str) -> "Device":
-        """Check the name; whether this machine has such a device is seen when a model is loaded.
-
-        Raises:
-            SettingsError: it names no device.
-        """
-        if not re.fullmatch(r"cpu|cuda(:\d{1,3})?|auto", name, re.ASCII):
-            raise SettingsError(
-                f"device={name} is none of cpu, cuda, cuda:N (the GPU number N, from 0) and auto"
-            )
-        return super().__new__(cls, name)
-
-    @property
-    def number(self) -> int | None:
-        """The GPU's number, where the name has one."""
-        _, _, number = self.partition(":")
-        return int(number) if number else None
-
-
-Device.cpu, Device.cuda, Device.auto = Device("cpu"), Device("cuda"), Device("auto")
 
 
 class Dtype(StrEnum):
@@ -226,6 +198,7 @@ class RuntimeConfig:
     graphs: bool | None = MISSING
     prompt_buckets: int = MISSING
     compile: bool = MISSING
+    rtc: list[str] = MISSING
 
     def __post_init__(self) -> None:
         """Refuse a worker that could never take a request."""
@@ -238,6 +211,12 @@ class RuntimeConfig:
             )
         if self.threads is not None:
             _at_least("runtime.", self, 1, "threads")
+        unknown = sorted(set(self.rtc) - set(RTC_MODES))
+        if unknown:
+            raise SettingsError(
+                f"runtime.rtc has {', '.join(unknown)}: forms of real-time chunking are"
+                f" {', '.join(RTC_MODES)}"
+            )
         if self.compile and self.graphs is False:
             raise SettingsError(
                 "runtime.compile=true needs fixed shapes: leave runtime.graphs=null or set it true"

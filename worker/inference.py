@@ -65,6 +65,11 @@ class Broken:
     error: BaseException
 
 
+NO_CHUNKING = errors.BadObservation(
+    "prev_actions: this policy has no flow that could go on from it, so it cannot take real-time"
+    " chunking; let the client merge chunks by merge='average' or 'ensemble' instead"
+)
+
 Report = Answer | Warm | Broken
 InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
@@ -136,11 +141,23 @@ class InferenceThread(threading.Thread):
         in_time = [job for job in jobs if started <= _deadline(job)]
         late = errors.DeadlineExceeded("its deadline passed before the worker came to it")
         answers = [failed(job, late) for job in jobs if started > _deadline(job)]
-        results = self._infer([_seeded(job) for job in in_time])
+        results = self._infer_usable([_seeded(job) for job in in_time])
         infer_ms = (time.monotonic() - started) * 1e3
         for job, result in zip(in_time, results, strict=True):
             answers.append(_answer(job, result, started, infer_ms))
         return answers
+
+    def _infer_usable(self, observations: list[Observation]) -> list[Any]:
+        """As `_infer`, but a leftover never reaches a policy that cannot go on from it."""
+        # Read anew: a policy that downloads its files knows itself only when it is loaded.
+        modes = getattr(self._policy, "metadata", {}).get("rtc")
+        if modes:
+            return list(self._infer(observations))
+        usable = [o for o in observations if o.get("prev_actions") is None]
+        results = iter(self._infer(usable))
+        return [
+            next(results) if o.get("prev_actions") is None else NO_CHUNKING for o in observations
+        ]
 
     def _infer(self, observations: list[Observation]) -> Sequence[Any]:
         """A result or an exception for each observation; raises an error of the device itself."""

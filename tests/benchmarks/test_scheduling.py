@@ -23,7 +23,11 @@ def test_every_robot_is_answered_in_turn() -> None:
     assert fleet._core.in_hand <= 20
 
 
-def test_results_are_saved_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_are_saved_and_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(scheduling, "ROBOTS", (1, 30))
+    monkeypatch.setattr(scheduling, "WORKERS", (1, 2, 5))
     options = ["--requests", "20", "--repeats", "2", "--folder", str(tmp_path)]
     assert scheduling.main(options) == 0
     saved = json.loads((tmp_path / "scheduling.json").read_text())
@@ -33,4 +37,4 @@ def test_results_are_saved_and_drawn(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert all(row.fastest_us <= row.median_us <= row.slowest_us for row in rows)
     assert all(0 <= row.heartbeats_us < row.slowest_us for row in rows)
     assert (tmp_path / "scheduling.png").read_bytes().startswith(b"\x89PNG")
-    assert "1000 robots, 100 workers" in capsys.readouterr().out
+    assert "30 robots, 5 workers" in capsys.readouterr().out

@@ -8,9 +8,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from broker.config import BrokerConfig
 from conf.compose import FOLDER, ConfigError, compose, usage
+from conf.overrides import as_hydra_takes_them
 from worker.config import WorkerConfig
 
 
@@ -190,13 +192,23 @@ LIKE_SOMETHING_ELSE = [
 TEXTS = ("env.asset_id", "default_prompt", "checkpoint", "download.cache_dir", "key")
 
 
+@pytest.mark.parametrize("first", range(0, len(LIKE_SOMETHING_ELSE), len(TEXTS)))
+def test_a_text_arrives_as_it_was_typed(first: int) -> None:
+    typed = dict(zip(TEXTS, LIKE_SOMETHING_ELSE[first:], strict=False))
+    prefix = "++" if first % 2 else ""
+    config = worker(*(f"{prefix}{key}={text}" for key, text in typed.items()))
+    assert {key: operator.attrgetter(key)(config) for key in typed} == typed
+
+
 @pytest.mark.parametrize("text", LIKE_SOMETHING_ELSE)
-def test_a_text_arrives_as_it_was_typed(text: str) -> None:
-    prefix = "++" if len(text) % 2 else ""
-    words = [f"{prefix}{key}={text}" for key in TEXTS]
-    config = worker(f"name=a {text}", *words)  # a name must not be empty
-    assert config.name == f"a {text}"
-    assert {operator.attrgetter(key)(config) for key in TEXTS} == {text}
+def test_hydra_is_told_that_it_is_a_text(text: str) -> None:
+    keys = [
+        ("worker", WorkerConfig, key) for key in (*TEXTS, "name", "env.robot", "policy._target_")
+    ]
+    for name, schema, key in [*keys, ("broker", BrokerConfig, "keys")]:
+        (override,) = as_hydra_takes_them(name, schema, [f"{key}={text}"])
+        value = OverridesParser.create().parse_override(override).value()
+        assert (type(value), value) == (str, text)
     assert broker(f"keys={text}", "frontend=tcp://127.0.0.1:9").keys == text
 
 

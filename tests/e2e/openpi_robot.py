@@ -15,7 +15,7 @@ from openpi_client.runtime import environment, runtime, subscriber
 from openpi_client.runtime.agents import policy_agent
 
 import client.image_tools
-from client import ActionChunkBroker, ZmqPolicyClient
+from client import ActionChunkBroker, AsyncActionChunkBroker, ZmqPolicyClient
 
 STEPS, HORIZON, EPISODES = 25, 10, 2
 SIZES = ((480, 640), (640, 480), (100, 50), (225, 224), (7, 300), (224, 224))
@@ -68,8 +68,11 @@ def drive(port: int, broker_class: Any) -> dict[str, Any]:
     """Run openpi's runtime over a chunk broker and our client."""
     robot, recorder = Counting(), Recorder()
     with ZmqPolicyClient("127.0.0.1", port, policy="echo") as policy:
-        agent = policy_agent.PolicyAgent(broker_class(policy, HORIZON))
+        broker = broker_class(policy, HORIZON)
+        agent = policy_agent.PolicyAgent(broker)
         runtime.Runtime(robot, agent, [recorder], num_episodes=EPISODES).run()
+        if isinstance(broker, AsyncActionChunkBroker):
+            broker.close()
         metadata = policy.get_server_metadata()
     return {
         "episodes": robot.episodes[:EPISODES],  # the runtime resets once more at the end
@@ -77,6 +80,11 @@ def drive(port: int, broker_class: Any) -> dict[str, Any]:
         "shapes": sorted(recorder.shapes),
         "metadata": metadata,
     }
+
+
+def overlapping(policy: Any, horizon: int) -> AsyncActionChunkBroker:
+    """Our broker that asks in the background."""
+    return AsyncActionChunkBroker(policy, control_hz=50, action_horizon=horizon)
 
 
 def images_differ() -> list[str]:
@@ -104,6 +112,7 @@ if __name__ == "__main__":
         "horizon": HORIZON,
         "theirs": drive(port, action_chunk_broker.ActionChunkBroker),
         "ours": drive(port, ActionChunkBroker),
+        "overlapping": drive(port, overlapping),
         "images": images_differ(),
     }
     print(json.dumps(report))

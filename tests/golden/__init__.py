@@ -24,6 +24,34 @@ CHECKPOINTS = (*FLOW_CHECKPOINTS, FAST_CHECKPOINT)
 Array = npt.NDArray[Any]
 
 
+RTC_CHECKPOINTS = ("pi0_aloha", "pi0_aloha_sim", "pi05_libero")
+"""Those with cases of real-time chunking."""
+RTC_FIELDS = (
+    "noise",
+    "prev_actions",
+    "inference_delay",
+    "prefix_attention_horizon",
+    "schedule",
+    "max_guidance_weight",
+    "mode",
+)
+
+
+@dataclass(frozen=True)
+class RtcCase:
+    """One observation with a leftover of the chunk before, and what was computed from it."""
+
+    name: str
+    observation: dict[str, Any]
+    """With all fields of the request."""
+    previous: Array
+    """The leftover as the model takes it, (horizon, action dim)."""
+    weights: Array
+    """(horizon,)"""
+    raw_actions: Array
+    actions: Array
+
+
 @dataclass(frozen=True)
 class Case:
     """One observation and everything that was computed from it."""
@@ -84,6 +112,14 @@ def cases(checkpoint: str) -> list[Case]:
     return [_case(arrays, checkpoint, str(index)) for index in range(4)]
 
 
+def rtc_cases(checkpoint: str) -> list[RtcCase]:
+    """What the public PyTorch form computed with real-time chunking."""
+    observations = [case.observation for case in cases(checkpoint)]
+    with np.load(FOLDER / checkpoint / "rtc_cases.npz") as stored:
+        arrays = dict(stored)
+    return [_rtc_case(arrays, checkpoint, str(index), observations) for index in range(4)]
+
+
 def stages(checkpoint: str) -> dict[str, Array]:
     """Intermediate values for the last of `cases`."""
     with np.load(FOLDER / checkpoint / "cases.npz") as stored:
@@ -110,6 +146,23 @@ def _case(arrays: dict[str, Array], checkpoint: str, index: str) -> Case:
         image_mask={c: bool(arrays[mask + c]) for c in cameras},
         state=arrays[f"{index}|model_input|state"],
         tokens=arrays[prompt][arrays[prompt + "_mask"]],
+        raw_actions=arrays[f"{index}|raw_actions"],
+        actions=arrays[f"{index}|actions"],
+    )
+
+
+def _rtc_case(
+    arrays: dict[str, Array], checkpoint: str, index: str, observations: list[dict[str, Any]]
+) -> RtcCase:
+    sent = dict(observations[int(arrays[f"{index}|observation"])])
+    for field in RTC_FIELDS:
+        value = arrays[f"{index}|{field}"]
+        sent[field] = value if value.ndim else value.item()
+    return RtcCase(
+        name=f"{checkpoint}/rtc {index} {sent['mode']}",
+        observation=sent,
+        previous=arrays[f"{index}|model_prev_actions"],
+        weights=arrays[f"{index}|weights"],
         raw_actions=arrays[f"{index}|raw_actions"],
         actions=arrays[f"{index}|actions"],
     )

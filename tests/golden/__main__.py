@@ -20,12 +20,14 @@ from tests.golden import (
     CHECKPOINTS,
     FAST_CHECKPOINT,
     FLOW_CHECKPOINTS,
+    RTC_CHECKPOINTS,
     Array,
     Case,
     cases,
     decodings,
     jax_form,
     overrides,
+    rtc_cases,
     stages,
 )
 from tests.worker.composition import make_fast_policy, make_policy
@@ -63,6 +65,8 @@ def agreements(checkpoint: str, location: Path | None = None) -> Iterator[Agreem
     policy = make_policy(*overrides(checkpoint, location))
     yield from _cases(policy, checkpoint, MODEL)
     yield from _stages(policy, cases(checkpoint)[-1], stages(checkpoint))
+    if checkpoint in RTC_CHECKPOINTS:
+        yield from _rtc(policy, checkpoint)
 
 
 def jax_agreements(checkpoint: str) -> Iterator[Agreement]:
@@ -98,6 +102,22 @@ def _cases(policy: Pi0Policy | Pi0FastPolicy, checkpoint: str, limit: float) -> 
         raw = policy.runner([given])[0]
         yield Agreement(case.name, "raw actions", difference(raw, case.raw_actions), limit)
         actions = policy.infer(sent)["actions"]
+        yield Agreement(case.name, "robot actions", difference(actions, case.actions), ROBOT)
+
+
+def _rtc(policy: Pi0Policy, checkpoint: str) -> Iterator[Agreement]:
+    for case in rtc_cases(checkpoint):
+        given = policy.transforms.inputs(case.observation)
+        if given.guidance is None:
+            raise ValueError(f"{case.name} was taken for a request without a leftover")
+        previous = difference(given.guidance.previous, case.previous)
+        yield Agreement(case.name, "leftover", previous, STATE)
+        yield Agreement(
+            case.name, "weights", difference(given.guidance.weights, case.weights), STATE
+        )
+        raw = policy.runner([given])[0]
+        yield Agreement(case.name, "raw actions", difference(raw, case.raw_actions), MODEL)
+        actions = policy.infer(case.observation)["actions"]
         yield Agreement(case.name, "robot actions", difference(actions, case.actions), ROBOT)
 
 

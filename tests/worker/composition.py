@@ -1,8 +1,11 @@
 """Settings and policies, made as `python -m worker` makes them."""
 
+import copy
+from functools import cache
+from pathlib import Path
 from typing import TypeVar
 
-from conf.compose import compose
+from conf import compose as composing
 from worker.__main__ import build
 from worker.config import ModelConfig, WorkerConfig
 from worker.policies.pi0 import Pi0Policy
@@ -12,8 +15,14 @@ Built = TypeVar("Built", Pi0Policy, Pi0FastPolicy)
 
 
 def compose_worker(*overrides: str) -> WorkerConfig:
-    """`conf/worker.yaml` with command line `overrides`."""
-    return compose("worker", WorkerConfig, overrides)
+    """`conf/worker.yaml` with command line `overrides`; an object of the caller's own."""
+    return copy.deepcopy(_composed(composing.FOLDER, overrides))
+
+
+@cache
+def _composed(folder: Path, overrides: tuple[str, ...]) -> WorkerConfig:
+    """Composing takes about 60 ms, and many tests want the same. `folder` is where from."""
+    return composing.compose("worker", WorkerConfig, overrides)
 
 
 def model_config(*overrides: str) -> ModelConfig:

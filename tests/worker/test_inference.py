@@ -264,3 +264,34 @@ def test_an_exception_among_the_results_of_a_batch_fails_its_request_only() -> N
     _, *answers = reports(thread, 3)
     kinds = [each.fields["kind"] for each in answers if isinstance(each, Answer)]
     assert kinds == ["failure", "result"]
+
+
+class Chunking(Scripted):
+    """Says of itself which forms of real-time chunking it takes."""
+
+    def __init__(self, modes: list[str] | None) -> None:
+        super().__init__(actions)
+        self.metadata = {} if modes is None else {"rtc": modes}
+
+
+@pytest.mark.parametrize("modes", [None, []])
+def test_a_leftover_never_reaches_a_policy_without_flow(modes: list[str] | None) -> None:
+    policy = Chunking(modes)
+    policy.infer = lambda observation: pytest.fail("the policy was asked")
+    (answer,) = answer_to(policy, job({"prev_actions": np.zeros((3, 2))}))
+    assert answer.fields["kind"] == "failure"
+    assert answer.fields["code"] == "bad_observation"
+    assert "merge='average'" in answer.fields["message"]
+
+
+def test_a_leftover_reaches_a_policy_that_takes_it() -> None:
+    (answer,) = answer_to(Chunking(["identity"]), job({"prev_actions": np.zeros((3, 2))}))
+    assert answer.fields["kind"] == "result"
+
+
+def test_a_leftover_that_is_refused_does_not_touch_its_batch() -> None:
+    plain, left = job({"tag": 1}), job({"prev_actions": np.zeros((3, 2))}, sequence=2)
+    device = InferenceThread(Chunking(None))
+    answers = device._answers([left, plain, left])
+    assert [answer.fields["kind"] for answer in answers] == ["failure", "result", "failure"]
+    assert decode_body(list(answers[1].payload))["seen"]["tag"] == 1

@@ -23,7 +23,9 @@ class FlowStep:
     """The part of one flow step that depends on its time alone."""
 
     cond: Tensor
-    """Float32 (width,). pi0: the time's share of the first action MLP; pi0.5: the condition."""
+    """Float32. pi0: the time's share of the first action MLP; pi0.5: the condition.
+
+    (width,) where all tokens are at one time; else (batch, horizon, width)."""
     modulations: list[Modulation] | None
     """pi0.5: what the time makes of every norm of the expert."""
 
@@ -69,8 +71,12 @@ class Pi0(PaliGemma):
         token: Tensor = self.state_proj(state)
         return token[:, None]
 
-    def flow_step(self, time: float) -> FlowStep:
-        """Compute what depends on `time` alone, once for all requests."""
+    def flow_step(self, time: float | Tensor) -> FlowStep:
+        """What the network needs of `time`, once for all requests.
+
+        A tensor (batch, horizon) gives every action a time of its own: 0 for those that are
+        given already, as in training-time real-time chunking (arXiv 2512.05964).
+        """
         embedded = embed_time(time, self.width).to(self.action_in_proj.weight.device)
         if not self.pi05:
             weight = self.action_time_mlp_in.weight[:, self.width :]
@@ -79,12 +85,8 @@ class Pi0(PaliGemma):
         return FlowStep(cond, self.expert.modulations(cond, self.dtype))
 
     def flow_steps(self, count: int) -> list[FlowStep]:
-        """Times 1, 1 - dt, ..., summed in float32 as the models were trained and are served."""
-        dt = np.float32(-1.0 / count)
-        times = [np.float32(1.0)]
-        while len(times) < count:
-            times.append(times[-1] + dt)
-        return [self.flow_step(float(time)) for time in times]
+        """What the network needs of each of `flow_times(count)`."""
+        return [self.flow_step(time) for time in flow_times(count)]
 
     def embed_actions(self, noisy: Tensor, step: FlowStep) -> Tensor:
         """The expert's action tokens, (batch, horizon, width), of `noisy` (batch, horizon, dim)."""
@@ -110,13 +112,23 @@ class Pi0(PaliGemma):
         return actions
 
 
-def embed_time(time: float, width: int) -> Tensor:
-    """Sines, then cosines, of 2 pi time / period, float32 (width,) on the CPU.
+def flow_times(count: int) -> list[float]:
+    """1, 1 - dt, ..., summed in float32 as the models were trained and are served."""
+    dt = np.float32(-1.0 / count)
+    times = [np.float32(1.0)]
+    while len(times) < count:
+        times.append(times[-1] + dt)
+    return [float(time) for time in times]
 
-    Periods lie geometrically between 0.004 and 4. The angles reach 1571 rad, so float32 is part
-    of what the weights were trained with: exact angles differ by 1e-4.
+
+def embed_time(time: float | Tensor, width: int) -> Tensor:
+    """Sines, then cosines, of 2 pi time / period, float32 on the CPU: (width,), or (..., width).
+
+    The latter for times (...). Periods lie geometrically between 0.004 and 4. The angles reach
+    1571 rad, so float32 is part of what the weights were trained with: exact ones differ by 1e-4.
     """
     fractions = torch.linspace(0.0, 1.0, width // 2, dtype=torch.float32)
     periods = 4e-3 * (4.0 / 4e-3) ** fractions
-    angles = torch.tensor(time, dtype=torch.float32) * (1.0 / periods * 2.0 * math.pi)
-    return torch.cat([angles.sin(), angles.cos()])
+    times = torch.as_tensor(time, dtype=torch.float32, device="cpu")[..., None]
+    angles = times * (1.0 / periods * 2.0 * math.pi)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)

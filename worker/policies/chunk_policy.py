@@ -18,15 +18,7 @@ from worker.checkpoints import files as checkpoints
 from worker.checkpoints.download import Cache, fetch
 from worker.checkpoints.folders import system_errors
 from worker.checkpoints.saved_config import served_model
-from worker.config import (
-    Architecture,
-    Device,
-    DownloadConfig,
-    Dtype,
-    EnvConfig,
-    ModelConfig,
-    RuntimeConfig,
-)
+from worker.config import Architecture, DownloadConfig, Dtype, EnvConfig, ModelConfig, RuntimeConfig
 from worker.errors import CheckpointError, SettingsError
 from worker.policies.assembly import prompt_form, scales_and_cameras
 from worker.policies.warm_up import blank_observation, camera_sets
@@ -34,6 +26,7 @@ from worker.robots import find_robot
 from worker.robots.observations import Array, Image, describe
 from worker.robots.tokenizers import PromptTokenizer
 from worker.robots.transforms import ModelInput, NoActions, Transforms, check_fit
+from worker.runtime.device_name import Device
 from worker.runtime.threads import set_threads
 
 logger = logging.getLogger(__name__)
@@ -228,9 +221,16 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
 
     def _check(self, observation: dict[str, Any]) -> ModelInput | BadObservation:
         try:
-            return self.transforms.inputs(observation)
+            given = self.transforms.inputs(observation)
         except BadObservation as error:
             return error
+        if given.guidance is not None and given.guidance.mode not in self._runtime.rtc:
+            served = ", ".join(self._runtime.rtc) or "none"
+            return BadObservation(
+                f"mode: this worker serves no {given.guidance.mode}; of real-time chunking it"
+                f" serves {served} (its runtime.rtc=)"
+            )
+        return given
 
     def _answer(self, raw: Raw, given: ModelInput) -> dict[str, Any] | PolicyFailed | None:
         try:

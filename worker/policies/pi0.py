@@ -41,4 +41,5 @@ class Pi0Policy(ChunkPolicy["Runner"]):
         return {**super()._deciding_settings(), "num_steps": self._num_steps, "seed": self._seed}
 
     def _describe(self) -> dict[str, Any]:
-        return {**super()._describe(), "num_steps": self._num_steps}
+        modes = list(self._runtime.rtc)
+        return {**super()._describe(), "num_steps": self._num_steps, "rtc": modes}

@@ -41,6 +41,14 @@ def actions_from_model(actions: Array) -> Array:
     return actions
 
 
+def actions_to_model(actions: Array) -> Array:
+    """Commands to the robot (rows, 14) in the models' convention: undoes `actions_from_model`."""
+    actions = SIGNS * actions
+    angle = actions[:, GRIPPERS] * (COMMAND[1] - COMMAND[0]) + COMMAND[0]
+    actions[:, GRIPPERS] = angle - ANGLE[0]
+    return actions
+
+
 def _camera(name: str, camera: str | None, optional: bool = True) -> Image:
     return Image(("images", name), camera, channels_last=False, optional=optional)
 
@@ -54,5 +62,5 @@ ALOHA = RobotSpec(
         _camera("cam_right_wrist", "right_wrist_0_rgb"),
     ),
     action_dim=14,
-    adaptation=Adaptation(state_to_model, actions_from_model),
+    adaptation=Adaptation(state_to_model, actions_from_model, actions_to_model),
 )

@@ -15,12 +15,13 @@ import numpy.typing as npt
 from client.errors import BadObservation
 from worker.config import IMAGE_SIZE
 from worker.images import decode_image, is_encoded
+from worker.robots.leftover import KEYS as LEFTOVER_KEYS
 
 Array = npt.NDArray[np.float64]
 Picture = npt.NDArray[np.uint8]
 
 # What any robot may send beside its own keys.
-EXTRA_KEYS = ("prompt", "noise", "seed")
+EXTRA_KEYS = ("prompt", "noise", "seed", *LEFTOVER_KEYS)
 
 # Far beyond any robot, and far within what the transforms and float32 can take.
 LARGEST_STATE = 1e6
@@ -66,10 +67,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Image:
-    """One camera, as an array or as the bytes of a JPEG, PNG or WebP file.
-
-    `camera` is the model's name for it; None: accepted and unused.
-    """
+    """One camera: an array or a file's bytes. `camera` is the model's name; None: unused."""
 
     path: tuple[str, ...]
     camera: str | None

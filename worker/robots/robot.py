@@ -30,6 +30,11 @@ class Adaptation:
     """The robot's state (dims,) in the model's convention."""
     actions: Callable[[Array], Array]
     """The model's actions (horizon, dims) in the robot's convention."""
+    given_actions: Callable[[Array], Array] | None = None
+    """The way back: the robot's actions (rows, dims) in the model's convention.
+
+    None: real-time chunking, which needs it, is refused.
+    """
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from client.errors import BadObservation
 from client.image_tools import resize_with_pad
 from worker.config import IMAGE_SIZE, Architecture, EnvConfig, ModelConfig
 from worker.errors import SettingsError
 from worker.robots import find_robot
+from worker.robots.leftover import Guidance, parse_leftover
 from worker.robots.norm_stats import NormStats
 from worker.robots.observations import Array, Picture, key_name, parse
 from worker.robots.robot import Cameras
@@ -40,6 +42,8 @@ class ModelInput:
     """Where it comes from, if it did not."""
     shortened_to: str | None = None
     """What the model reads of the robot's text, where there was no room for all of it."""
+    guidance: Guidance | None = None
+    """The previous chunk, if the new one is to go on from it."""
 
 
 class NoActions(Exception):
@@ -111,6 +115,7 @@ class Transforms:
             noise=observation.noise,
             seed=observation.seed,
             shortened_to=prompt.shortened_to,
+            guidance=self._guidance(sent, state),
         )
 
     def _resized(self, pictures: Mapping[str, Picture]) -> dict[str, Picture]:
@@ -120,6 +125,27 @@ class Transforms:
             for camera, image in self.cameras.items()
             if key_name(image.path) in pictures
         }
+
+    def _guidance(self, sent: Mapping[str, Any], state: Array) -> Guidance | None:
+        """What the flow follows of `sent`; `state`: the robot's now, in the model's convention.
+
+        The leftover goes the way of training actions, so relative ones begin at the new state.
+        """
+        horizon = None if self._fast else self._model.action_horizon
+        leftover = parse_leftover(sent, horizon, self.robot.action_dim)
+        if leftover is None:
+            return None
+        actions = leftover.actions
+        if self._adaptation is not None:
+            if self._adaptation.given_actions is None:
+                raise BadObservation(
+                    "prev_actions: this robot's adaptation has no given_actions, which brings"
+                    " actions into the model's convention"
+                )
+            actions = self._adaptation.given_actions(actions)
+        actions[:, self._delta] -= state[self._delta]
+        shape = (self._model.action_horizon, self._model.action_dim)
+        return leftover.guidance(self._stats.actions.normalize(actions), shape)
 
     def outputs(self, raw: npt.NDArray[np.float32] | Tokens, given: ModelInput) -> Array:
         """The robot's actions, float64 (horizon, robot's dims), of the model's answer.

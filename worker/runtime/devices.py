@@ -8,9 +8,10 @@ from typing import Any
 import numpy.typing as npt
 import torch
 
-from worker.config import Device, Dtype
+from worker.config import Dtype
 from worker.errors import DeviceLost, SettingsError
 from worker.models.attention import cpu_has_bfloat16
+from worker.runtime.device_name import Device
 
 SPARE = 1.1
 """Memory needed, as a multiple of the weights: activations and rearranged copies come on top."""

@@ -6,11 +6,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from worker.config import Device, Dtype, ModelConfig, RuntimeConfig
+from worker.config import Dtype, ModelConfig, RuntimeConfig
 from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
 from worker.robots.robot import CAMERAS
 from worker.robots.tokenizers import Tokens
 from worker.robots.transforms import ModelInput
+from worker.runtime.device_name import Device
 from worker.runtime.devices import choose_device, choose_dtype, put, watch_for_loss
 from worker.runtime.graphs import Captures
 from worker.runtime.layout import arrange

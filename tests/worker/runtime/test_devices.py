@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from tests.worker.composition import make_policy
-from worker.config import Device, Dtype
+from worker.config import Dtype
 from worker.errors import DeviceLost, SettingsError
 from worker.models import attention
 from worker.runtime import devices
+from worker.runtime.device_name import Device
 from worker.runtime.devices import (
     choose_device,
     choose_dtype,

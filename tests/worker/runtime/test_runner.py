@@ -11,9 +11,10 @@ import torch
 
 from tests.golden import FLOW_CHECKPOINTS, FOLDER, cases, overrides
 from tests.worker.composition import compose_worker, make_policy
-from worker.config import Device, Dtype
+from worker.config import Dtype
 from worker.errors import DeviceLost
 from worker.robots.transforms import ModelInput
+from worker.runtime.device_name import Device
 from worker.runtime.runner import Actions, Runner, Shape, buckets
 
 SETTINGS = {
@@ -77,7 +78,8 @@ def made_up(numbers: np.random.Generator, length: int) -> ModelInput:
 def test_all_shapes_are_prepared_and_no_other_comes(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     runner = make_runner(
-        "env=aloha_sim", "model=tiny", "num_steps=1", "runtime.graphs=true", "runtime.slots=2"
+        *("env=aloha_sim", "model=tiny", "num_steps=1"),
+        *("runtime.graphs=true", "runtime.slots=2", "runtime.rtc=[]"),
     )
     runner.prepare(2, [1, 3], length=7)
     prepared = set(runner._replays)

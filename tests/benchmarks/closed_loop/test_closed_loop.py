@@ -1,0 +1,126 @@
+"""The closed loop: an exact flow around the expert's plan, a clock of its own, honest measures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from benchmarks.closed_loop import __main__ as command
+from benchmarks.closed_loop import episodes
+from benchmarks.closed_loop.episodes import METHODS, Record, Synchronous, run_episode
+from benchmarks.closed_loop.expert_policy import DIMS, HORIZON, ExpertPolicy, NormalFlow
+from benchmarks.closed_loop.links import TRACE, all_links, jittered, make_trace, steady, wifi
+from benchmarks.closed_loop.measures import measure
+from client.chunk_schedule import Step
+from client.errors import BadObservation
+from scripts.tiny.scene import TRANSFER, Scene
+from worker.robots.leftover import Guidance, Mode
+
+DEVIATION = 0.05
+
+
+@pytest.fixture(scope="module")
+def scene() -> Iterator[Scene]:
+    made = Scene(TRANSFER)
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def policy() -> ExpertPolicy:
+    return ExpertPolicy(0.005)
+
+
+def draw(flow: NormalFlow, seed: int, guidance: Guidance | None = None) -> np.ndarray:
+    noise = np.random.default_rng(seed).standard_normal((HORIZON, DIMS), dtype=np.float32)
+    return flow.sample(np.ones((HORIZON, DIMS)), noise, guidance)
+
+
+def test_chunks_lie_around_the_plan_as_wide_as_they_should() -> None:
+    flow = NormalFlow(DEVIATION)
+    errors = np.stack([draw(flow, seed) for seed in range(30)]) - 1.0
+    assert errors.std() == pytest.approx(DEVIATION, rel=0.25)
+    # Smooth: from row to row much less changes than from chunk to chunk.
+    assert np.abs(np.diff(errors, axis=1)).max() < 0.3 * DEVIATION
+
+
+def test_a_given_prefix_is_gone_on_from() -> None:
+    flow = NormalFlow(DEVIATION)
+    previous = draw(flow, 1).astype(np.float32)
+    weights = np.zeros(HORIZON, np.float32)
+    chunk = draw(flow, 2, Guidance(previous, weights, 10.0, 10, Mode.trained))
+    np.testing.assert_allclose(chunk[:10], previous[:10], atol=1e-6)
+    free = draw(flow, 2)
+    assert np.abs(chunk[10] - chunk[9]).max() < 0.2 * np.abs(free[10] - chunk[9]).max()
+
+
+def test_the_expert_refuses_a_leftover_that_does_not_fit(
+    policy: ExpertPolicy, scene: Scene
+) -> None:
+    scene.reset(0)
+    sent = {"places": scene.places(), "progress": 0.0, "seed": 1}
+    assert policy.infer(sent)["actions"].shape == (HORIZON, DIMS)
+    with pytest.raises(BadObservation, match="prev_actions"):
+        policy.infer({**sent, "prev_actions": np.zeros((3, 2))})
+
+
+def test_links_are_the_same_every_time() -> None:
+    assert [list(islice(link.delays(3), 5)) for link in all_links()] == [
+        list(islice(link.delays(3), 5)) for link in all_links()
+    ]
+    assert list(islice(steady(50).delays(0), 2)) == [0.05, 0.05]
+    assert all(0.05 <= delay <= 0.15 for delay in islice(jittered(100).delays(0), 100))
+    assert json.loads(TRACE.read_text())["delays_ms"] == make_trace()
+    assert max(islice(wifi().delays(0), 600)) > 0.2
+
+
+def test_a_synchronous_robot_waits_for_each_chunk() -> None:
+    robot = Synchronous()
+    first = robot.step(0.0)
+    assert first.request is not None
+    assert robot.step(0.02).request is None
+    robot.answered(first.request, np.arange(50.0)[:, None], 0.03)
+    steps = [robot.step(0.04 + 0.02 * n) for n in range(episodes.ACTIONS_PER_CHUNK)]
+    assert [step.is_seam for step in steps[:2]] == [True, False]
+    assert robot.step(1.0).request is not None
+    assert robot.step(1.02).is_fresh is False
+
+
+@pytest.mark.parametrize("method", METHODS, ids=lambda method: method.name)
+def test_an_episode_is_the_same_every_time(
+    monkeypatch: pytest.MonkeyPatch, scene: Scene, policy: ExpertPolicy, method: episodes.Method
+) -> None:
+    monkeypatch.setattr(episodes, "MOST_ACTIONS", 60)
+    one, other = (run_episode(scene, policy, method, steady(100), 4) for _ in range(2))
+    np.testing.assert_array_equal(one.actions, other.actions)
+    assert one.fresh[:5] == [False] * 5  # 100 ms, in which the first chunk is on its way
+    starved = one.fresh[5:].count(False)
+    assert (starved > 0) is (method.name == "synchronous")
+
+
+def record(actions: list[float], seams: list[int], held: list[int]) -> Record:
+    made = Record()
+    for number, action in enumerate(actions):
+        step = Step(np.full(DIMS, action), number not in held, number in seams, 0.1, None)
+        made.note(step, np.full(DIMS, action))
+    return made
+
+
+def test_jumps_at_seams_and_changes_inside_are_told_apart() -> None:
+    made = record([0, 1, 2, 3, 13, 14, 14, 14, 15, 16], seams=[0, 4], held=[6, 7])
+    row = measure("replace", "100 ms", 100.0, [made])
+    assert row.seam_jump_rad == pytest.approx(10 * np.sqrt(12))
+    assert row.inside_change_rad == pytest.approx(np.sqrt(12))
+    assert row.seam_ratio == pytest.approx(10.0)
+    assert row.starved_steps == 2
+    assert row.age_ms == pytest.approx(100.0)
+
+
+@pytest.mark.parametrize("wrong", [["--episodes", "0"], ["--noise", "nan"], ["--seconds", "-1"]])
+def test_the_command_refuses_what_makes_no_sense(wrong: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.main(wrong)
