@@ -76,8 +76,7 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
-            image_codec: how uint8 images travel: `raw`, `jpeg` or `png` (docs/image_codecs.md).
-            jpeg_quality: from 1 to 100.
+            image_codec: how uint8 images travel: `raw`, `png`, or `jpeg` of `jpeg_quality` 1 to 100.
             shared_memory: let workers of this host and user read large arrays from memory.
 
         Raises:
@@ -172,10 +171,7 @@ class ZmqPolicyClient:
         given = _with_options(obs, noise=noise, seed=seed, **rtc)
         body = encode_body(self._images.encode(given), copy=self._copy)
         encoded = time.monotonic()
-        if len(body) > 1 and self._session.memory.is_on:
-            header, frames = self._exchange_in_memory(body, until)
-        else:
-            header, frames = self._conversation.exchange("infer", body, until)
+        header, frames = self._exchange(body, until)
         arrived = time.monotonic()
         result = decode_body(frames)
         finished = time.monotonic()
@@ -255,7 +251,9 @@ class ZmqPolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _exchange_in_memory(self, body: Body, until: float) -> tuple[Header, Frames]:
+    def _exchange(self, body: Body, until: float) -> tuple[Header, Frames]:
+        if len(body) < 2 or not self._session.memory.is_on:
+            return self._conversation.exchange("infer", body, until)
         region = self._regions.take()
         try:
             if (reference := region.write(body[1:])) is None:
