@@ -76,7 +76,7 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
-            image_codec: how uint8 images travel: `raw`, `png`, or `jpeg` of `jpeg_quality` 1 to 100.
+            image_codec: how uint8 images travel: raw, png, or jpeg of `jpeg_quality` 1 to 100.
             shared_memory: let workers of this host and user read large arrays from memory.
 
         Raises:
