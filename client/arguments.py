@@ -84,10 +84,10 @@ def text(name: str, given: Any, longest: int, *, cut: bool = False) -> str:
 
 
 def endpoint(given: Any, port: Any) -> str:
-    """ZeroMQ's address of a host and a port; a whole address is taken as it is.
+    """The ZeroMQ endpoint of a host name, an address or a whole endpoint.
 
     Raises:
-        ValueError: `host` or `port` is none.
+        ValueError: `host` or `port` is none; the message names it.
     """
     host = text("host", given, MAX_ENDPOINT)
     if "://" in host:

@@ -76,11 +76,8 @@ class ZmqPolicyClient:
                 may write into them before `infer` returns.
             key: this robot's key file, where the broker asks for keys. It also holds what the
                 broker is known by, so nobody else can pose as it.
-            image_codec: how the uint8 images of an observation travel: `raw`, `jpeg` or `png`
-                (see docs/image_codecs.md). Images that are bytes already stay as they are.
-            jpeg_quality: from 1 to 100.
-            shared_memory: let workers of this host and user read large arrays in this process's
-                memory, where there are any. Nothing else depends on it.
+            image_codec: how uint8 images travel: raw, png, or jpeg of `jpeg_quality` 1 to 100.
+            shared_memory: let workers of this host and user read large arrays from memory.
 
         Raises:
             Forbidden: the broker doesn't take this key.
@@ -174,10 +171,7 @@ class ZmqPolicyClient:
         given = _with_options(obs, noise=noise, seed=seed, **rtc)
         body = encode_body(self._images.encode(given), copy=self._copy)
         encoded = time.monotonic()
-        if len(body) > 1 and self._session.memory.is_on:
-            header, frames = self._exchange_in_memory(body, until)
-        else:
-            header, frames = self._conversation.exchange("infer", body, until)
+        header, frames = self._exchange(body, until)
         arrived = time.monotonic()
         result = decode_body(frames)
         finished = time.monotonic()
@@ -257,11 +251,12 @@ class ZmqPolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _exchange_in_memory(self, body: Body, until: float) -> tuple[Header, Frames]:
+    def _exchange(self, body: Body, until: float) -> tuple[Header, Frames]:
+        if len(body) < 2 or not self._session.memory.is_on:
+            return self._conversation.exchange("infer", body, until)
         region = self._regions.take()
         try:
-            reference = region.write(body[1:])
-            if reference is None:
+            if (reference := region.write(body[1:])) is None:
                 self._session.memory.failed(time.monotonic())
             return self._conversation.exchange("infer", body, until, reference)
         finally:

@@ -66,10 +66,7 @@ class Vector:
 
 @dataclass(frozen=True)
 class Image:
-    """One camera, as an array or as the bytes of a JPEG, PNG or WebP file.
-
-    `camera` is the model's name for it; None: accepted and unused.
-    """
+    """One camera: an array or a file's bytes. `camera` is the model's name; None: unused."""
 
     path: tuple[str, ...]
     camera: str | None
