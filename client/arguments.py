@@ -56,7 +56,7 @@ def integer(name: str, given: Any, low: int, high: int) -> int:
         value = value.item()
     if isinstance(value, str) and value.strip().isdigit():
         value = int(value)
-    if isinstance(value, float) and value.is_integer():
+    if isinstance(value, float) and value % 1 == 0:
         value = int(value)
     if not isinstance(value, (bool, np.bool_)):
         try:
