@@ -99,7 +99,7 @@ class Flags(argparse.ArgumentParser):
 
     def _refuse_other_form(self, word: str, flags: dict[str, argparse.Action]) -> None:
         key, equals, value = word.partition("=")
-        if not equals or not key.isidentifier():
+        if not equals or not key.isidentifier() or Path(word).exists():
             return
         close = difflib.get_close_matches(f"--{key.replace('_', '-')}", flags, 1)
         if not close:

@@ -14,7 +14,8 @@ def connect(
     host: str, port: int, timeout_s: float
 ) -> Callable[[Observation], Callable[[], Answer]]:
     """Wait for the broker. The first question waits for the worker."""
-    client = ZmqPolicyClient(host, port, timeout_s=timeout_s)
+    # Emulated hosts share this machine's memory, as hosts of a LAN do not.
+    client = ZmqPolicyClient(host, port, timeout_s=timeout_s, shared_memory=False)
 
     def prepare(observation: Observation) -> Callable[[], Answer]:
         return lambda: client.infer(observation)

@@ -15,6 +15,14 @@ FORBIDDEN_MODULES = {
     *("msgpack_numpy", "jsonpickle", "multiprocessing"),  # each unpickles what it receives
 }
 FORBIDDEN_CALLS = {"send_pyobj", "recv_pyobj", "loads", "eval", "exec", "unsafe_load", "full_load"}
+CHECKED = {
+    # It gets only what this file has checked, and never the field that says "objects"
+    # (`tests/client/test_body_malformed.py` tries).
+    ("client/body.py", "msgpack_numpy"),
+    # Between the processes of one command, which start each other.
+    ("scripts/tiny/collect.py", "multiprocessing"),
+    ("scripts/tiny/evaluate.py", "multiprocessing"),
+}
 SAFE_LOADS = {"json"}  # modules whose `loads` is harmless
 
 
@@ -48,8 +56,10 @@ def _call(node: ast.Call) -> Iterator[str]:
 def test_no_source_can_unpickle(package: str) -> None:
     paths = sorted((ROOT / package).rglob("*.py"))
     assert paths
-    found = [f"{path}: {each}" for path in paths for each in offences(path.read_text())]
-    assert not found
+    found = {
+        (str(path.relative_to(ROOT)), each) for path in paths for each in offences(path.read_text())
+    }
+    assert found - CHECKED == set()
 
 
 @pytest.mark.parametrize(

@@ -31,7 +31,7 @@ def _takes_foreign_answers(patch: Patch) -> None:
 
 
 def _never_asks_what_the_broker_takes(patch: Patch) -> None:
-    patch.setattr(Session, "_ask_limits", lambda self, until, now: self._send(now))
+    patch.setattr(Session, "_ask_limits", lambda self, now: self._send(now))
 
 
 def _does_not_give_up(patch: Patch) -> None:

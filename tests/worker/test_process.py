@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from conf.flags import READER_GONE
 from scripts.local.forks import die_with
 from scripts.local.processes import free_ports
 from tests.worker.test_service import Broker
@@ -137,4 +138,4 @@ def test_help_may_be_cut_off_by_its_reader() -> None:
         )
     finally:
         os.close(writer)
-    assert (done.returncode, done.stderr) == (0, b"")
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")

@@ -212,9 +212,13 @@ def test_metadata_that_cannot_be_sent_once_they_are_known(broker: Broker) -> Non
         digest = None  # type: ignore[assignment]
 
         def load(self) -> None:
+            assert connected.wait(WAIT_MS / 1e3)
             self.metadata = {"action_horizon": "many"}
 
+    connected = threading.Event()
     running = Running(Late(), broker.endpoint)
+    broker.hears("hello")
+    connected.set()
     assert broker.hears("goodbye")["message"] == "WorkerError"
     assert running.ends() == BROKEN
 
