@@ -212,7 +212,7 @@ def test_metadata_that_cannot_be_sent_once_they_are_known(broker: Broker) -> Non
         digest = None  # type: ignore[assignment]
 
         def load(self) -> None:
-            assert connected.wait(WAIT_MS / 1e3)
+            assert connected.wait(WAIT_S)
             self.metadata = {"action_horizon": "many"}
 
     connected = threading.Event()
