@@ -10,9 +10,11 @@ import numpy as np
 class Policy(Protocol):
     """Anything that turns an observation into a result, whatever is behind it."""
 
-    def infer(self, obs: dict[str, Any]) -> dict[str, Any]: ...
+    def infer(self, obs: dict[str, Any]) -> dict[str, Any]:
+        """Answer an observation with `actions`."""
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Begin a new episode."""
 
 
 class ActionChunkBroker:

@@ -23,9 +23,11 @@ class Policy(Protocol):
     """Such as `ZmqPolicyClient`. With merge `rtc`, `infer` also takes the leftover's keywords."""
 
     @property
-    def infer(self) -> Callable[..., dict[str, Any]]: ...
+    def infer(self) -> Callable[..., dict[str, Any]]:
+        """What answers an observation with `actions`."""
 
-    def reset(self) -> None: ...
+    def reset(self) -> None:
+        """Begin a new episode."""
 
 
 class AsyncActionChunkBroker:

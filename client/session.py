@@ -114,7 +114,7 @@ class Session:
         self._reference: bytes | None = None  # to memory that holds the body's buffers
         self._until = 0.0
         self._pause_s = 0.0
-        self._limits_id: RequestId | None = None  # of the question that is out, if it is that one
+        self._limits_id: RequestId | None = None  # of the ping for limits, while one is out
         self._limits_until = 0.0  # until when it is worth asking for limits
         self._is_pausing = self._is_sent = False
         self._reason: errors.PolicyError | None = None  # why the call has to be tried again
@@ -248,7 +248,7 @@ class Session:
         answered = reply.get("id")
         if answered != self._limits_id and (answered is not None or reply["kind"] != "error"):
             return self.lost(now)
-        self._is_sent = False  # that question is answered, and nothing else is out
+        self._is_sent = False  # it is answered, and nothing else is out
         if reply["kind"] == "pong":
             self.learn(frames)
         return self._send_if_it_fits(now)

@@ -1,0 +1,1 @@
+"""The configuration: files for Hydra, how they are composed and checked, how logs look."""

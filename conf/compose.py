@@ -28,7 +28,7 @@ from conf.overrides import (
     groups,
     nearest,
     schema_keys,
-    unreadable,
+    syntax_error,
 )
 
 Schema = TypeVar("Schema")
@@ -128,7 +128,7 @@ def _explain(name: str, schema: type[Any], overrides: Sequence[str], error: Exce
         key = override.lstrip("+~").partition("=")[0]
         if key not in known and not key.startswith("policy."):
             return _unknown(key, known)
-    return unreadable(overrides) or " ".join(str(error).split())
+    return syntax_error(overrides) or " ".join(str(error).split())
 
 
 def _unknown(key: str, known: set[str]) -> str:

@@ -24,7 +24,7 @@ def set_up(level: str, form: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """As ever; what the line is about stands at its end as `key=value`."""
+    """The usual line, with what it is about at its end as `key=value`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line, without a traceback."""

@@ -121,7 +121,7 @@ def _overrides(name: str, schema: type[Any], word: str) -> list[str]:
         return ["~policy", f"+{word}", *convert]
     if bare in groups(name):
         chosen, allowed = value.strip("'\""), choices(bare)
-        if chosen not in allowed:  # where none is needed Hydra would not mind
+        if chosen not in allowed:  # Hydra accepts any word where it needs none
             raise ConfigError(
                 f"{bare}={value} is not one of {', '.join(allowed)}{nearest(value, allowed)}"
             )
@@ -133,7 +133,7 @@ def _overrides(name: str, schema: type[Any], word: str) -> list[str]:
     return [word]
 
 
-def unreadable(words: Sequence[str]) -> str | None:
+def syntax_error(words: Sequence[str]) -> str | None:
     """What to say of the first word that Hydra cannot read; None where it can read all."""
     for word in words:
         key, _, value = word.partition("=")

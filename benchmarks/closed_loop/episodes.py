@@ -32,18 +32,22 @@ REST = np.concatenate([START, [0.0], START, [0.0]])
 class Policy(Protocol):
     """Takes an observation with the leftover's fields in it."""
 
-    def infer(self, observation: dict[str, Any]) -> dict[str, Any]: ...
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """Answer with `actions`."""
 
 
 class Schedule(Protocol):
     """What decides on each control step: ours, or `Synchronous`."""
 
     @property
-    def position(self) -> float: ...
+    def position(self) -> float:
+        """Where the loop stands in its chunk."""
 
-    def step(self, now: float) -> Step: ...
+    def step(self, now: float) -> Step:
+        """What the robot is to do now."""
 
-    def answered(self, request: Request, actions: Any, now: float) -> None: ...
+    def answered(self, request: Request, actions: Any, now: float) -> None:
+        """Take in the answer to a request."""
 
 
 @dataclass(frozen=True)

@@ -95,15 +95,15 @@ def _latencies(stage: Deployment, seconds: float) -> list[Outcome]:
 
 
 def _errors(outcomes: list[Outcome]) -> int:
-    return sum(outcome.verdict != RIGHT for outcome in outcomes)
+    return sum(outcome.kind != RIGHT for outcome in outcomes)
 
 
 def _milliseconds(rank: float, outcomes: list[Outcome]) -> float:
-    took = [outcome.took_s * 1e3 for outcome in outcomes if outcome.verdict == RIGHT]
+    took = [outcome.took_s * 1e3 for outcome in outcomes if outcome.kind == RIGHT]
     return percentile(rank)(took or [float("inf")])
 
 
-def _question(pixels: int, session: str, client: bytes, sequence: int) -> list[bytes | memoryview]:
+def _asking(pixels: int, session: str, client: bytes, sequence: int) -> list[bytes | memoryview]:
     """An envelope's empty frame, header and body."""
     header = {
         "v": 1,
@@ -126,34 +126,34 @@ def _peer(port: int) -> zmq.Socket[bytes]:
 
 
 def _slow_reader(port: int, back: int) -> None:
-    """a robot that asks 20 times a second for 1 MB and reads nothing"""
+    """A robot that asks 20 times a second for 1 MB and reads nothing."""
     peer = _peer(port)
     peer.setsockopt(zmq.RCVBUF, 4096)
     for sequence in range(sys.maxsize):
-        peer.send_multipart(_question(580, f"{sequence}", b"slow".ljust(16), sequence))
+        peer.send_multipart(_asking(580, f"{sequence}", b"slow".ljust(16), sequence))
         time.sleep(0.05)
 
 
 def _flood(port: int, back: int) -> None:
-    """a robot that sends newer observations as fast as it can"""
+    """A robot that sends newer observations as fast as it can."""
     _send_for_ever(_peer(port), lambda sequence: ("one", b"flood".ljust(16)))
 
 
 def _flood_of_sessions(port: int, back: int) -> None:
-    """a robot that poses as a new robot with every request, as fast as it can"""
+    """A robot that poses as a new robot with every request, as fast as it can."""
     _send_for_ever(_peer(port), lambda sequence: (f"{sequence}", uuid.uuid4().bytes))
 
 
 def _send_for_ever(peer: zmq.Socket[bytes], pose: Callable[[int], tuple[str, bytes]]) -> None:
     for sequence in range(sys.maxsize):
         session, client = pose(sequence)
-        peer.send_multipart(_question(64, session, client, sequence))
+        peer.send_multipart(_asking(64, session, client, sequence))
         while peer.poll(0):
             peer.recv_multipart()
 
 
 def _garbage(port: int, back: int) -> None:
-    """a peer that sends garbage to both ports"""
+    """A peer that sends garbage to both ports."""
     for seed, (door, as_robot) in enumerate(((port, True), (back, False))):
         harms = (
             partial(vandal.send_messages, port=door, kind=zmq.DEALER, as_robot=as_robot),

@@ -135,7 +135,7 @@ def broker_killed(logs: Path, repeats: int, progress: Callable[[], None]) -> lis
         over.set()
         for robot in robots:
             robot.join()
-        failed = sum(outcome.verdict != RIGHT for outcome in outcomes)
+        failed = sum(outcome.kind != RIGHT for outcome in outcomes)
     return [
         Figure(
             "broker restarted: last robot served after it is up, p50",
@@ -157,6 +157,6 @@ def _first_after(outcomes: list[Outcome], moment: float) -> dict[int, float]:
     """When each robot got its first right answer after a moment."""
     first: dict[int, float] = {}
     for outcome in list(outcomes):
-        if outcome.ended > moment and outcome.verdict == RIGHT:
+        if outcome.ended > moment and outcome.kind == RIGHT:
             first.setdefault(outcome.robot, outcome.ended)
     return first

@@ -46,12 +46,12 @@ class Run:
     @property
     def took_ms(self) -> list[float]:
         """Of the requests that were answered."""
-        return [each.took_s * 1e3 for each in self.outcomes if each.verdict == RIGHT]
+        return [each.took_s * 1e3 for each in self.outcomes if each.kind == RIGHT]
 
     @property
     def errors(self) -> Counter[str]:
         """How many of each type."""
-        return Counter(each.verdict for each in self.outcomes if each.verdict != RIGHT)
+        return Counter(each.kind for each in self.outcomes if each.kind != RIGHT)
 
 
 def sustained(logs: Path, seconds: float, progress: Callable[[], None]) -> list[Figure]:

@@ -39,6 +39,7 @@ class Link:
 
     @property
     def is_shaped(self) -> bool:
+        """Has it a rate of its own?"""
         return self.rate_mbit > 0
 
 

@@ -86,6 +86,8 @@ def make_plan(options: argparse.Namespace) -> LanPlan:
 
 
 def usual_congestion(allowed: str) -> str:
-    """Cubic, which hosts come with, where a namespace may use it. Reno is what cubic keeps to on
-    links as short as these (RFC 9438, 4.3)."""
+    """Cubic, which hosts come with, where a namespace may use it, else reno.
+
+    On links as short as these cubic keeps to what reno does (RFC 9438, 4.3).
+    """
     return "cubic" if "cubic" in allowed.split() else "reno"

@@ -1,7 +1,7 @@
 """The ways a robot can ask, one module each.
 
 Each module has `connect(host, port, timeout_s)`, which waits for the server and returns a function
-that prepares a question; the question, called, makes one round trip and returns the answer, a dict
+that prepares a call; the call, made, makes one round trip and returns the answer, a dict
 with `actions`. `timeout_s` bounds a round trip where the peer knows of such a thing: only `ours`
 does. All but `ours` also have `serve(host, port)`, which answers until it is killed. Those whose
 answers tell how long their stages took have `split(answer, total_ms)`, which gives the milliseconds

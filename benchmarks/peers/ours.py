@@ -13,7 +13,7 @@ GOES_ON = True
 def connect(
     host: str, port: int, timeout_s: float
 ) -> Callable[[Observation], Callable[[], Answer]]:
-    """Wait for the broker. The first question waits for the worker."""
+    """Wait for the broker. The first call waits for the worker."""
     # Emulated hosts share this machine's memory, as hosts of a LAN do not.
     client = ZmqPolicyClient(host, port, timeout_s=timeout_s, shared_memory=False)
 

@@ -33,8 +33,11 @@ LOGS = Path("outputs/transport")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0 all within their bars, 1 not, 2 the machine or an option does not allow it,
-    3 a peer failed, 130 interrupted."""
+    """Measure and print; returns the exit code.
+
+    0 all within their bars, 1 not, 2 the machine or an option does not allow it, 3 a peer failed,
+    130 interrupted.
+    """
     options = parser(__doc__).read(arguments)
     plan = make_plan(options)
     if any(plan.pinned) and len(os.sched_getaffinity(0)) < 2:

@@ -67,8 +67,10 @@ class Cell:
 
     @property
     def split_ms(self) -> dict[str, float]:
-        """Where a usual request's time goes: the mean of those around the median, whose stages add
-        up. Empty where the robots did not tell."""
+        """Where a usual request's time goes; empty where the robots did not tell.
+
+        The mean of those around the median, whose stages add up.
+        """
         told = [stages for turn in self.turns for stages in turn.stages_ms]
         told.sort(key=lambda stages: sum(stages.values()))
         first, last = (rank * len(told) for rank in _USUAL)

@@ -24,11 +24,14 @@ class Policy(Protocol):
 class Robot(Protocol):
     """What the loop needs of a robot; `scripts.demo.simulated_robot.SimulatedRobot` is one."""
 
-    def state(self) -> NDArray[np.float32]: ...
+    def state(self) -> NDArray[np.float32]:
+        """Where the joints are."""
 
-    def observe(self) -> dict[str, Any]: ...
+    def observe(self) -> dict[str, Any]:
+        """What the robot sees and feels now."""
 
-    def step(self, action: NDArray[Any]) -> None: ...
+    def step(self, action: NDArray[Any]) -> None:
+        """Carry out one action."""
 
 
 class Request(NamedTuple):

@@ -1,4 +1,4 @@
-"""Robots that ask at a steady pace and check that every answer is the one to their question.
+"""Robots that ask at a steady pace and check that every answer belongs to what they asked.
 
 The workers serve `policy=echo`, whose answer is a function of the observation, or the robots are
 given another `check`.
@@ -29,7 +29,7 @@ _NOTICEABLE_S = 0.02
 class Outcome:
     """What became of one request. Times are `time.monotonic()`'s.
 
-    `verdict` is "right", "wrong", the name of the error's class, "silence" where the client gave
+    `kind` is "right", "wrong", the name of the error's class, "silence" where the client gave
     up by itself (a broker that is alive and reachable answers before), or "untyped" for an
     exception that is no `PolicyError`.
     """
@@ -38,12 +38,12 @@ class Outcome:
     started: float
     ended: float
     deadline_s: float
-    verdict: str
+    kind: str
     message: str = ""
 
     @property
     def took_s(self) -> float:
-        """From question to answer or error."""
+        """From the call to its answer or error."""
         return self.ended - self.started
 
 
@@ -126,22 +126,22 @@ class Robot(threading.Thread):
         observation = make_observation(self._dice, asked, self._habits.sides)
         deadline_s = self._dice.choice(self._habits.deadlines_s)
         started = self.asking_since = time.monotonic()
-        verdict, message = WRONG, ""
+        kind, message = WRONG, ""
         try:
             result = client.infer(observation, deadline_s=deadline_s)
             ended = time.monotonic()
             if self._habits.check(observation, result):
-                verdict = RIGHT
+                kind = RIGHT
         except PolicyError as error:
             ended = time.monotonic()
             message = str(error)
             gave_up = message.startswith("no answer from")
-            verdict = SILENT if gave_up else type(error).__name__
-        except Exception as error:  # noqa: BLE001 - is there one? That is the question
+            kind = SILENT if gave_up else type(error).__name__
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is counted
             ended = time.monotonic()
-            verdict, message = UNTYPED, repr(error)
+            kind, message = UNTYPED, repr(error)
         self.asking_since = None
-        return Outcome(self.number, started, ended, deadline_s, verdict, message)
+        return Outcome(self.number, started, ended, deadline_s, kind, message)
 
     @staticmethod
     def _pause(seconds: float) -> None:

@@ -17,14 +17,17 @@ def percentile(rank: float) -> Statistic:
 
 
 def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
     return float(np.mean(np.asarray(values)))
 
 
 def standard_deviation(values: Sequence[float]) -> float:
+    """The standard deviation of the whole, not of a sample."""
     return float(np.std(np.asarray(values)))
 
 
 def largest(values: Sequence[float]) -> float:
+    """The largest."""
     return float(np.max(np.asarray(values)))
 
 

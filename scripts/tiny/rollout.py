@@ -63,7 +63,8 @@ CONDITIONS = {
 class Policy(Protocol):
     """Anything that answers an observation with `actions`."""
 
-    def infer(self, obs: dict[str, Any]) -> dict[str, Any]: ...
+    def infer(self, obs: dict[str, Any]) -> dict[str, Any]:
+        """Answer an observation with `actions`."""
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from scripts.local.link import Network
 from scripts.local.load import Habits, Metronome, Outcome, Quota, Robot
 from scripts.local.processes import ProcessError, Processes
 from tests.chaos.monkey import Harm, Monkey
-from tests.chaos.verdict import Verdict, judge
+from tests.chaos.outcomes import Summary, summarize
 
 RESULT = Path("benchmarks/results/chaos.json")
 MARGIN_S = 5.0  # after its deadline, an `infer` that has not returned is lost
@@ -61,10 +61,10 @@ class Report:
 
     plan: Plan
     seconds: float
-    under_faults: Verdict
+    under_faults: Summary
     faults: dict[str, int]
     workers_back: int
-    afterwards: Verdict
+    afterwards: Summary
 
     @property
     def is_clean(self) -> bool:
@@ -99,11 +99,11 @@ def run(plan: Plan, logs: Path, progress: Callable[[int], None]) -> Report:
         def disturbed(outcome: Outcome) -> bool:
             return any(_explains(harm, outcome, stage) for harm in monkey.done)
 
-        under_faults = judge(outcomes, stuck, disturbed, metronome.stalled_s)
+        under_faults = summarize(outcomes, stuck, disturbed, metronome.stalled_s)
         stage.wait_ready()
         back = _await_workers(stage, plan.workers)
         after = _ask(stage, plan, Habits(0.0), AFTERMATH * plan.robots, lambda: None)
-        afterwards = judge(*after, lambda outcome: False, metronome.stalled_s)
+        afterwards = summarize(*after, lambda outcome: False, metronome.stalled_s)
     return Report(plan, seconds, under_faults, monkey.counts(), back, afterwards)
 
 

@@ -13,11 +13,11 @@ PLAN = Plan(requests=400, robots=4, workers=2, seed=7, period_s=0.08, pause_s=0.
 def test_nothing_is_wrong_or_lost_and_all_is_well_again(tmp_path: Path) -> None:
     told: list[int] = []
     report = run(PLAN, tmp_path, told.append)
-    verdict = report.under_faults
-    assert (verdict.wrong, verdict.lost, verdict.untyped) == (0, 0, 0), verdict.examples
-    assert verdict.requests == PLAN.requests == max(told)
+    summary = report.under_faults
+    assert (summary.wrong, summary.lost, summary.untyped) == (0, 0, 0), summary.examples
+    assert summary.requests == PLAN.requests == max(told)
     # Most requests were answered, or the run has shown little.
-    assert verdict.right > PLAN.requests / 2, verdict.errors
+    assert summary.right > PLAN.requests / 2, summary.errors
     assert set(report.faults) == {fault.name for fault in FAULTS}
     assert sum(report.faults.values()) > 10
     assert report.workers_back == PLAN.workers

@@ -247,7 +247,7 @@ def test_silence_may_be_a_broker_that_hangs() -> None:
 
 
 def test_a_peer_that_breaks_the_connection_each_time_is_not_flooded() -> None:
-    """libzmq hangs up on an answer without a delimiter; the client asks again, ever more slowly."""
+    """Libzmq hangs up on an answer without a delimiter; the client asks again, ever more slowly."""
     with ScriptedBroker(*[broken] * 1000) as broker, connect(broker.port) as client:
         with pytest.raises(errors.DeadlineExceeded):
             client.infer({}, deadline_s=0.3)

@@ -48,24 +48,28 @@ def _faults(result: Result) -> list[str]:
 
 
 def _chaos(result: Result) -> list[str]:
-    verdict, after = result["under_faults"], result["afterwards"]
-    errors = _counts(verdict["errors"]) or "none"
+    summary, after = result["under_faults"], result["afterwards"]
+    errors = _counts(summary["errors"]) or "none"
     faults = _counts(result["faults"])
     return [
-        f"{verdict['requests']:,} requests of {result['plan']['robots']} robots to "
-        f"{result['plan']['workers']} workers in {result['seconds']:.0f} s, under "
-        f"{sum(result['faults'].values())} faults ({faults}): {verdict['right']:,} answered right, "
-        f"wrong {verdict['wrong']}, lost {verdict['lost']}, late {verdict['late']}; errors: "
-        f"{errors}. Afterwards {after['right']} of {after['requests']} were answered right and "
-        f"{result['workers_back']} workers were ready. ({_when(result)})"
+        (
+            f"{summary['requests']:,} requests of {result['plan']['robots']} robots to "
+            f"{result['plan']['workers']} workers in {result['seconds']:.0f} s, under "
+            f"{sum(result['faults'].values())} faults ({faults}): {summary['right']:,} answered"
+            f" right, wrong {summary['wrong']}, lost {summary['lost']}, late {summary['late']}; errors: "
+            f"{errors}. Afterwards {after['right']} of {after['requests']} were answered right and "
+            f"{result['workers_back']} workers were ready. ({_when(result)})"
+        )
     ]
 
 
 def _simulation(result: Result) -> list[str]:
     return [
-        f"{result['seeds']:,} seeds, {result['events']:,} events of the core, "
-        f"{sum(result['answers'].values()):,} final answers, {result['simulated_s']:,} simulated "
-        f"seconds in {result['seconds']:,.0f} s: no invariant violated. ({_when(result)})"
+        (
+            f"{result['seeds']:,} seeds, {result['events']:,} events of the core, "
+            f"{sum(result['answers'].values()):,} final answers, {result['simulated_s']:,} simulated"
+            f" seconds in {result['seconds']:,.0f} s: no invariant violated. ({_when(result)})"
+        )
     ]
 
 

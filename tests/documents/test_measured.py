@@ -10,7 +10,7 @@ import pytest
 
 from benchmarks.figures import Figure, save
 from tests.chaos.__main__ import Plan, Report
-from tests.chaos.verdict import judge
+from tests.chaos.outcomes import summarize
 from tests.documents.measured import BEGIN, DOCUMENT, END, RESULTS, render
 
 EMPTY = f"before\n{BEGIN}\nold\n{END}\nafter\n"
@@ -48,7 +48,7 @@ def test_a_bar_that_was_missed_is_seen(tmp_path: Path) -> None:
 
 
 def test_chaos_is_told_in_one_sentence(tmp_path: Path) -> None:
-    nothing = judge([], 0, lambda outcome: False, lambda start, end: 0.0)
+    nothing = summarize([], 0, lambda outcome: False, lambda start, end: 0.0)
     report = Report(Plan(), 12.0, nothing, {"kill worker": 3, "cut": 1}, 4, nothing)
     (tmp_path / "chaos.json").write_text(json.dumps(asdict(report)))
     rendered = render(EMPTY, tmp_path)

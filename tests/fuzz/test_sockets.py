@@ -52,7 +52,7 @@ def test_a_robot_works_on_undisturbed(tmp_path: Path) -> None:
         with ZmqPolicyClient("127.0.0.1", stage.port, policy="aloha_sim") as client:
             assert client.get_server_metadata()["model"] == "echo"
             ready = client.ping()["policies"]["aloha_sim"]
-    assert [outcome for outcome in outcomes if outcome.verdict != RIGHT] == []
+    assert [outcome for outcome in outcomes if outcome.kind != RIGHT] == []
     assert len(outcomes) == REQUESTS
     assert min(attacker.done for attacker in attackers) > LEAST
     assert processes_alive == [True, True]

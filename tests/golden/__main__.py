@@ -181,8 +181,8 @@ def main() -> int:
         for row in rows:
             held.append(row.holds)
             limit = "exact" if row.limit == EXACT else f"{row.limit:.0e}"
-            verdict = "yes" if row.holds else "NO"
-            table.add_row(row.case, row.stage, f"{row.error:.1e}", limit, verdict)
+            holds = "yes" if row.holds else "NO"
+            table.add_row(row.case, row.stage, f"{row.error:.1e}", limit, holds)
         table.add_section()
     Console().print(table)
     print(f"{sum(held)} of {len(held)} comparisons agree")

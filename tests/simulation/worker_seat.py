@@ -88,7 +88,7 @@ class Seat:
     # What happens to it.
 
     def crash(self, back_s: float | None) -> None:
-        """kill -9."""
+        """Kill -9."""
         if self.process is not None:
             self._back_s = back_s
             self.process.crash()

@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 from scripts.local.load import Outcome
-from tests.chaos.verdict import Verdict, judge
+from tests.chaos.outcomes import Summary, summarize
 
 
-def outcome(verdict: str = "right", took_s: float = 0.1) -> Outcome:
-    return Outcome(0, 100.0, 100.0 + took_s, 1.0, verdict)
+def outcome(kind: str = "right", took_s: float = 0.1) -> Outcome:
+    return Outcome(0, 100.0, 100.0 + took_s, 1.0, kind)
 
 
-def count(*outcomes: Outcome, stuck: int = 0, disturbed: bool = False, stall: float = 0) -> Verdict:
-    return judge(outcomes, stuck, lambda each: disturbed, lambda start, end: stall)
+def count(*outcomes: Outcome, stuck: int = 0, disturbed: bool = False, stall: float = 0) -> Summary:
+    return summarize(outcomes, stuck, lambda each: disturbed, lambda start, end: stall)
 
 
 def test_right_answers_and_typed_errors_are_clean() -> None:
-    verdict = count(outcome(), outcome("NoWorker"), outcome("NoWorker"))
-    assert verdict.is_clean
-    assert (verdict.right, verdict.errors) == (1, {"NoWorker": 2})
+    summary = count(outcome(), outcome("NoWorker"), outcome("NoWorker"))
+    assert summary.is_clean
+    assert (summary.right, summary.errors) == (1, {"NoWorker": 2})
 
 
 def test_a_wrong_answer_is_not() -> None:
-    verdict = count(outcome("wrong"))
-    assert (verdict.wrong, verdict.is_clean) == (1, False)
-    assert verdict.examples
+    summary = count(outcome("wrong"))
+    assert (summary.wrong, summary.is_clean) == (1, False)
+    assert summary.examples
 
 
 def test_an_error_without_a_type_is_not() -> None:
@@ -37,8 +37,8 @@ def test_silence_is_a_loss_unless_the_way_was_disturbed() -> None:
 
 
 def test_a_call_that_never_returned_is_a_loss() -> None:
-    verdict = count(outcome(), stuck=2)
-    assert (verdict.lost, verdict.requests, verdict.is_clean) == (2, 3, False)
+    summary = count(outcome(), stuck=2)
+    assert (summary.lost, summary.requests, summary.is_clean) == (2, 3, False)
 
 
 def test_late_is_what_the_machine_does_not_explain() -> None:

@@ -19,7 +19,7 @@ Stalled = Callable[[float, float], float]
 
 
 @dataclass(frozen=True)
-class Verdict:
+class Summary:
     """The count. `wrong`, `lost`, `late` and `untyped` are what must not be.
 
     lost: neither answer nor error came from `infer`, or the broker was silent beyond the deadline
@@ -63,9 +63,9 @@ class Verdict:
         return table
 
 
-def judge(
+def summarize(
     outcomes: Sequence[Outcome], stuck: int, disturbed: Disturbed, stalled: Stalled
-) -> Verdict:
+) -> Summary:
     """Count.
 
     Args:
@@ -74,26 +74,26 @@ def judge(
         disturbed: whether a fault may explain that this request met silence.
         stalled: seconds for which the machine did not run us, between two moments.
     """
-    verdicts = Counter(outcome.verdict for outcome in outcomes)
-    silences = [outcome for outcome in outcomes if outcome.verdict == SILENT]
+    kinds = Counter(outcome.kind for outcome in outcomes)
+    silences = [outcome for outcome in outcomes if outcome.kind == SILENT]
     lost = [outcome for outcome in silences if not disturbed(outcome)]
     late = [
         outcome
         for outcome in outcomes
         if outcome.took_s - outcome.deadline_s > LATE_S + stalled(outcome.started, outcome.ended)
     ]
-    strange = [outcome for outcome in outcomes if outcome.verdict in (WRONG, UNTYPED)]
-    took_ms = [outcome.took_s * 1e3 for outcome in outcomes if outcome.verdict == RIGHT] or [0.0]
-    return Verdict(
+    strange = [outcome for outcome in outcomes if outcome.kind in (WRONG, UNTYPED)]
+    took_ms = [outcome.took_s * 1e3 for outcome in outcomes if outcome.kind == RIGHT] or [0.0]
+    return Summary(
         requests=len(outcomes) + stuck,
-        right=verdicts[RIGHT],
+        right=kinds[RIGHT],
         errors={
-            name: count for name, count in verdicts.items() if name not in (RIGHT, WRONG, UNTYPED)
+            name: count for name, count in kinds.items() if name not in (RIGHT, WRONG, UNTYPED)
         },
-        wrong=verdicts[WRONG],
+        wrong=kinds[WRONG],
         lost=len(lost) + stuck,
         late=len(late),
-        untyped=verdicts[UNTYPED],
+        untyped=kinds[UNTYPED],
         p50_ms=percentile(50)(took_ms),
         p99_ms=percentile(99)(took_ms),
         worst_ms=max(took_ms),
