@@ -9,15 +9,14 @@ tells of a lost connection within milliseconds; nothing here waits for a timer t
 from __future__ import annotations
 
 import contextlib
-import os
 import socket as sockets
-import threading
 import time
 from typing import Any, Sequence
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from client.contexts import CONTEXTS
 from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
 from client.keys import Key, key_refusal
 from client.wire import receive, send
@@ -63,28 +62,6 @@ def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
 
 
-class _Contexts:
-    """The ZeroMQ context of all clients of a process: its I/O thread does for them all.
-
-    A robot's program may end the one that pyzmq shares (`zmq.Context.instance()`), which would
-    wait for our sockets for ever, or close them under our hands.
-    """
-
-    def __init__(self) -> None:
-        self._pid = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._lock = threading.Lock()
-
-    def get(self) -> zmq.Context[zmq.Socket[bytes]]:
-        with self._lock:
-            if self._context is None or self._pid != os.getpid():  # a fork has no I/O thread
-                self._context, self._pid = zmq.Context(), os.getpid()
-            return self._context
-
-
-_CONTEXTS = _Contexts()
-
-
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
@@ -100,7 +77,7 @@ class Connection:
         self.endpoint = endpoint
         self.is_interrupted = False
         self._key = key
-        self._context = _CONTEXTS.get()
+        self._context = CONTEXTS.get()
         self._waker, self._waking = sockets.socketpair()
         self._waker.setblocking(False)
         self._socket: zmq.Socket[bytes] | None = None
