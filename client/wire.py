@@ -42,8 +42,11 @@ FROM_WORKER: Kinds = {
     "goodbye": (),
 }
 TO_WORKER: Kinds = {
-    **{"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch",)},
-    **{"who": (), "error": ()},
+    "welcome": ("epoch",),
+    "infer": ("id", "attempt", "epoch"),
+    "heartbeat": ("epoch",),
+    "who": (),
+    "error": (),
 }
 KINDS: Kinds = dict.fromkeys([*FROM_CLIENT, *TO_CLIENT, *FROM_WORKER, *TO_WORKER], ())
 
