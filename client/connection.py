@@ -76,7 +76,7 @@ class Connection:
         """Begin to connect.
 
         Raises:
-            BrokerUnreachable: the endpoint is no address.
+            BrokerUnreachable: the endpoint is no address, or no socket can be had.
         """
         self.endpoint = endpoint
         self.is_interrupted = False
@@ -98,6 +98,9 @@ class Connection:
         self._forbidden = ""  # why no key of ours will do, if that is why
         try:
             self._open()
+        except zmq.ZMQError as error:
+            self.close()
+            raise BrokerUnreachable(f"ZeroMQ itself failed: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -218,6 +221,21 @@ class Connection:
 
     def _open(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.REQ)
+        try:
+            self._set_up(socket)
+        except BaseException:
+            self._monitor = self._socket = None
+            socket.disable_monitor()  # which closes its end here too
+            socket.close(linger=0)
+            raise
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self.drop()
+            raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
+        return socket
+
+    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
         socket.copy_threshold = COPIED_BYTES
@@ -237,12 +255,6 @@ class Connection:
             (self._monitor, _READABLE),
             (self._waking.fileno(), _READABLE),
         ]
-        try:
-            socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            self.drop()
-            raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
-        return socket
 
     def _read_monitor(self) -> bool:
         """Take in the monitor's news; True if a connection was lost that messages could use."""
