@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import statistics
 import sys
 import time
@@ -14,6 +15,22 @@ from client.policy_client import DEFAULT_PORT, ZmqPolicyClient
 from client.version import __version__
 
 _PINGS = 20
+_INTERRUPTED, _READER_GONE = 130, 141  # a shell's codes for what ended by SIGINT, by SIGPIPE
+
+
+def run() -> int:
+    """Run `main`; what Ctrl-C ends, or a reader that has enough (`| head`), ends without a word."""
+    try:
+        try:
+            return main()
+        finally:  # what is still in the buffer would fail where nobody can catch it
+            sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _INTERRUPTED
+    except BrokenPipeError:
+        # Python flushes once more as it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _READER_GONE
 
 
 def main() -> int:
@@ -39,8 +56,6 @@ def main() -> int:
     except (errors.PolicyError, ValueError) as error:
         print(f"unreachable: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
     return 0
 
 
@@ -61,4 +76,4 @@ def _report(client: ZmqPolicyClient) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

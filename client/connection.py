@@ -9,15 +9,14 @@ tells of a lost connection within milliseconds; nothing here waits for a timer t
 from __future__ import annotations
 
 import contextlib
-import os
 import socket as sockets
-import threading
 import time
 from typing import Any, Sequence
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
+from client.contexts import CONTEXTS
 from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
 from client.keys import Key, key_refusal
 from client.wire import receive, send
@@ -37,11 +36,13 @@ PROBE_S = 2
 # The longest pause is what a robot may stand still for after its link or broker is back.
 RECONNECT_MS = 10
 RECONNECT_MAX_MS = 250
+# After so many tries in a row that nobody accepted, whoever hung up before is not there any more.
+# One says little: a peer that resets connections at once looks as if it had not accepted some.
+TRIES_UNTIL_GONE = 6
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
 COPIED_BYTES = 256 * 1024
 
 _READABLE = int(zmq.POLLIN)
-_LOST = {zmq.EVENT_DISCONNECTED}
 _HANDSHAKE_FAILED = {
     zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
@@ -49,6 +50,8 @@ _HANDSHAKE_FAILED = {
 }
 _WATCHED = (
     zmq.EVENT_CONNECTED
+    | zmq.EVENT_CLOSED
+    | zmq.EVENT_CONNECT_RETRIED
     | zmq.EVENT_HANDSHAKE_SUCCEEDED
     | zmq.EVENT_DISCONNECTED
     | sum(_HANDSHAKE_FAILED)
@@ -63,28 +66,6 @@ def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
     socket.setsockopt(zmq.CONNECT_TIMEOUT, UNACCEPTED_MS)
 
 
-class _Contexts:
-    """The ZeroMQ context of all clients of a process: its I/O thread does for them all.
-
-    A robot's program may end the one that pyzmq shares (`zmq.Context.instance()`), which would
-    wait for our sockets for ever, or close them under our hands.
-    """
-
-    def __init__(self) -> None:
-        self._pid = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._lock = threading.Lock()
-
-    def get(self) -> zmq.Context[zmq.Socket[bytes]]:
-        with self._lock:
-            if self._context is None or self._pid != os.getpid():  # a fork has no I/O thread
-                self._context, self._pid = zmq.Context(), os.getpid()
-            return self._context
-
-
-_CONTEXTS = _Contexts()
-
-
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
@@ -95,24 +76,31 @@ class Connection:
         """Begin to connect.
 
         Raises:
-            BrokerUnreachable: the endpoint is no address.
+            BrokerUnreachable: the endpoint is no address, or no socket can be had.
         """
         self.endpoint = endpoint
         self.is_interrupted = False
         self._key = key
-        self._context = _CONTEXTS.get()
+        self._context = CONTEXTS.get()
         self._waker, self._waking = sockets.socketpair()
         self._waker.setblocking(False)
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
         self._watched: list[tuple[Any, int]] = []  # both and the waking, for what comes in
-        self._unresolved = ""  # why the host's name has no address, once that is known
-        self._reached = False  # something accepted the TCP connection
-        self._established = False  # and finished the ZeroMQ handshake
-        self._refused = False  # or failed it
+        # What the monitor told last. All but `_established` outlive the socket, since a new one
+        # may have no time to learn anything.
+        self._established = False  # a ZeroMQ handshake has succeeded: messages may be sent
+        self._reached = False  # something accepted a TCP connection, and has said nothing yet
+        self._refused = False  # something accepted it, and then failed the handshake
+        self._unresolved = False  # libzmq could not even try: the host's name has no address
+        self._unaccepted = 0  # tries in a row that nobody accepted
+        self._event = 0  # the last one on this socket
         self._forbidden = ""  # why no key of ours will do, if that is why
         try:
             self._open()
+        except zmq.ZMQError as error:
+            self.close()
+            raise BrokerUnreachable(f"ZeroMQ itself failed: {error}") from error
         except BaseException:
             self.close()
             raise
@@ -133,18 +121,23 @@ class Connection:
         """
         socket = self._socket or self._open()
         while True:
-            try:
-                # Without blocking: the connection may be lost between a poll and this.
-                send(socket, frames)
-                return True
-            except zmq.Again:
-                if self._read_monitor():
-                    # The lost connection may have half of the message: this socket would go on
-                    # with the other half, and then believe that it has sent it.
-                    self.drop()
-                    socket = self._open()
-                elif not self._forbidden and not self.is_interrupted:
-                    self._wait_for_connection(socket, until)
+            # libzmq would also send to whoever does not begin with its greeting, such as SSH: it
+            # takes that for its own protocol's first version, and never tells of a handshake.
+            if self._established:
+                try:
+                    # Without blocking: the connection may be lost between a poll and this.
+                    send(socket, frames)
+                except zmq.Again:
+                    pass
+                else:
+                    return True
+            if self._read_monitor():
+                # The lost connection may have half of the message: this socket would go on
+                # with the other half, and then believe that it has sent it.
+                self.drop()
+                socket = self._open()
+            elif not self._forbidden and not self.is_interrupted:
+                self._wait_for_connection(socket, until)
             if self._forbidden or self.is_interrupted or time.monotonic() >= until:
                 self._read_monitor()
                 return False
@@ -199,8 +192,9 @@ class Connection:
             return Forbidden(f"the broker at {self.endpoint} {self._forbidden}")
         if self._refused:
             return ConnectionRefusedByPeer(
-                f"{self.endpoint} answers, but not as a broker for us: is it another service's "
-                "port, or is the key file for another broker?"
+                f"something else answers at {self.endpoint}, and it is no broker for us: is it "
+                "another service's port (the broker's robots' side is its `frontend`, 8000 by "
+                "default), or is the key file (key=) for another broker?"
             )
         if self._reached:
             return ConnectionRefusedByPeer(
@@ -210,7 +204,8 @@ class Connection:
             )
         if self._unresolved:
             return BrokerUnreachable(
-                f"the host of {self.endpoint} has no address ({self._unresolved}): check its name"
+                f"the host of {self.endpoint} has no address that this machine can find: check "
+                "its name, and that this machine's name server knows it"
             )
         return BrokerUnreachable(
             f"no broker answers at {self.endpoint}: check host and port, that "
@@ -220,7 +215,8 @@ class Connection:
 
     def _wait_for_connection(self, socket: zmq.Socket[bytes], until: float) -> None:
         poller = zmq.Poller()
-        poller.register(socket, zmq.POLLOUT)
+        if self._established:
+            poller.register(socket, zmq.POLLOUT)
         poller.register(self._waking.fileno(), zmq.POLLIN)
         if self._monitor is not None:  # it tells at once that our key is refused
             poller.register(self._monitor, zmq.POLLIN)
@@ -228,6 +224,21 @@ class Connection:
 
     def _open(self) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.REQ)
+        try:
+            self._set_up(socket)
+        except BaseException:
+            self._monitor = self._socket = None
+            socket.disable_monitor()  # which closes its end here too
+            socket.close(linger=0)
+            raise
+        try:
+            socket.connect(self.endpoint)
+        except zmq.ZMQError as error:
+            self.drop()
+            raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
+        return socket
+
+    def _set_up(self, socket: zmq.Socket[bytes]) -> None:
         socket.setsockopt(zmq.IMMEDIATE, 1)
         socket.setsockopt(zmq.LINGER, 0)
         socket.copy_threshold = COPIED_BYTES
@@ -239,8 +250,7 @@ class Connection:
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:
             self._key.secure(socket)
-        self._reached = self._established = self._refused = False
-        self._forbidden = ""
+        self._established, self._event, self._forbidden = False, 0, ""
         self._monitor = socket.get_monitor_socket(_WATCHED)
         self._socket = socket
         self._watched = [
@@ -248,12 +258,6 @@ class Connection:
             (self._monitor, _READABLE),
             (self._waking.fileno(), _READABLE),
         ]
-        try:
-            socket.connect(self.endpoint)
-        except zmq.ZMQError as error:
-            self.drop()
-            raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
-        return socket
 
     def _read_monitor(self) -> bool:
         """Take in the monitor's news; True if a connection was lost that messages could use."""
@@ -264,21 +268,28 @@ class Connection:
                 break
             news = parse_monitor_message([frame.bytes for frame in message])
             event = news["event"]
-            lost = lost or (self._established and event in _LOST)
-            self._established = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-            self._reached = (self._reached or event == zmq.EVENT_CONNECTED) and event not in _LOST
-            self._refused = self._refused or event in _HANDSHAKE_FAILED
+            lost = lost or (self._established and event == zmq.EVENT_DISCONNECTED)
+            self._take_note(event)
             self._forbidden = self._forbidden or key_refusal(event, news["value"], self._key)
         return lost
 
-    def resolve(self) -> None:
-        """Look the host's name up, for `failure` to tell; the resolver may take its time."""
-        host = self.endpoint.partition("://")[2].rpartition(":")[0].strip("[]")
-        try:
-            sockets.getaddrinfo(host, None)
-            self._unresolved = ""
-        except (OSError, UnicodeError) as error:
-            self._unresolved = str(error)
+    def _take_note(self, event: int) -> None:
+        """Remember what an event of the monitor says about whoever is at the endpoint."""
+        self._established = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        if event in _HANDSHAKE_FAILED:
+            self._reached, self._refused = False, True
+        elif event == zmq.EVENT_CONNECTED:
+            self._reached, self._unresolved, self._unaccepted = True, False, 0
+        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
+            self._reached = self._refused = False
+        elif event == zmq.EVENT_CLOSED:  # nobody accepted the TCP connection
+            self._reached = self._unresolved = False
+            self._unaccepted += 1
+            self._refused = self._refused and self._unaccepted < TRIES_UNTIL_GONE
+        elif event == zmq.EVENT_CONNECT_RETRIED:
+            # After an attempt, or a connection, another event has told how that ended.
+            self._unresolved = self._event in (0, zmq.EVENT_CONNECT_RETRIED)
+        self._event = event
 
 
 def _milliseconds_to(until: float) -> int:

@@ -32,8 +32,6 @@ class Conversation:
         # Re-entrant, so that a signal handler inside a call gets an error and not a dead lock.
         self._lock = threading.RLock()
         self._is_busy = self._is_closed = False
-        # The resolver may take longer than anybody wants to wait.
-        threading.Thread(target=connection.resolve, daemon=True).start()
 
     def close(self) -> None:
         """Return at once; the call that is under way and all later ones raise `ClientClosed`."""

@@ -22,7 +22,7 @@
      |    +-- NoWorker             no worker serves that policy now
      |    +-- WorkerLoading        its workers are still loading their weights
      |    +-- Overloaded           refused at once; `retry_after_s` says when to try again
-     |    +-- Draining             the broker is stopping: go elsewhere
+     |    +-- Draining             the broker is stopping: ask again soon, as our client does
      |    +-- Superseded           a newer observation of the same session took its place
      |    +-- Cancelled            the session was reset while the request waited
      |    +-- Starved              (chunk brokers only) no action is left, and no chunk has come
@@ -59,7 +59,7 @@ class BrokerUnreachable(PolicyError, ConnectionError):
 
 
 class ConnectionRefusedByPeer(PolicyError, ConnectionError):
-    """Something answers at that port, but the ZeroMQ handshake with it failed."""
+    """Something answers at that port, and it is no broker, or none that knows this client."""
 
 
 class DeadlineExceeded(PolicyError, TimeoutError):
@@ -127,7 +127,10 @@ class Overloaded(Unavailable):
 
 
 class Draining(Unavailable):
-    """The broker is stopping and takes no new requests."""
+    """The broker is stopping and takes no new requests: ask again soon.
+
+    `ZmqPolicyClient` does so by itself, and raises this only where no broker was back in time.
+    """
 
 
 class Superseded(Unavailable):

@@ -51,12 +51,13 @@ def _chaos(result: Result) -> list[str]:
     summary, after = result["under_faults"], result["afterwards"]
     errors = _counts(summary["errors"]) or "none"
     faults = _counts(result["faults"])
+    asked = f"{summary['requests']:,} requests of {result['plan']['robots']} robots"
+    inflicted = f"{sum(result['faults'].values())} faults ({faults})"
     return [
         (
-            f"{summary['requests']:,} requests of {result['plan']['robots']} robots to "
-            f"{result['plan']['workers']} workers in {result['seconds']:.0f} s, under "
-            f"{sum(result['faults'].values())} faults ({faults}): {summary['right']:,} answered"
-            f" right, wrong {summary['wrong']}, lost {summary['lost']}, late {summary['late']}; errors: "
+            f"{asked} to {result['plan']['workers']} workers in {result['seconds']:.0f} s, under "
+            f"{inflicted}: {summary['right']:,} answered right, "
+            f"wrong {summary['wrong']}, lost {summary['lost']}, late {summary['late']}; errors: "
             f"{errors}. Afterwards {after['right']} of {after['requests']} were answered right and "
             f"{result['workers_back']} workers were ready. ({_when(result)})"
         )
@@ -64,11 +65,12 @@ def _chaos(result: Result) -> list[str]:
 
 
 def _simulation(result: Result) -> list[str]:
+    answers = sum(result["answers"].values())
     return [
         (
             f"{result['seeds']:,} seeds, {result['events']:,} events of the core, "
-            f"{sum(result['answers'].values()):,} final answers, {result['simulated_s']:,} simulated"
-            f" seconds in {result['seconds']:,.0f} s: no invariant violated. ({_when(result)})"
+            f"{answers:,} final answers, {result['simulated_s']:,} simulated "
+            f"seconds in {result['seconds']:,.0f} s: no invariant violated. ({_when(result)})"
         )
     ]
 
