@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from worker.checkpoints import shipped
 from worker.checkpoints.download import Cache, is_remote
 from worker.checkpoints.folders import (
     WAYS_ON,
@@ -22,6 +23,7 @@ from worker.checkpoints.folders import (
     local_folder,
     local_path,
 )
+from worker.checkpoints.layout import WEIGHTS_FILE
 from worker.checkpoints.lerobot import LeRobotPolicy
 from worker.checkpoints.safetensors_file import WeightsFile
 from worker.checkpoints.saved_config import SavedConfig, read_saved_config
@@ -65,6 +67,13 @@ class Sources:
     tokenizer: str | None
     embedded: bool
     """Is this the model that needs neither?"""
+    trained: Path | None = None
+    """Folder of the trained weights that ship for this model and robot, if there are any."""
+
+    @property
+    def untrained(self) -> bool:
+        """Whether the weights are made up."""
+        return self.checkpoint is None and self.embedded and self.trained is None
 
     def missing(self, cache: Cache) -> str | None:
         """The next address that has to be downloaded before `find` can succeed, if any.
@@ -96,6 +105,9 @@ class Sources:
             if not self.embedded:
                 raise CheckpointError(f"this env and model have no public checkpoint; {WAYS_ON}")
             folder, weights = EMBEDDED, None
+            if self.trained is not None:
+                shipped.check(self.trained)
+                folder, weights = self.trained, self.trained / WEIGHTS_FILE
         else:
             folder = local_folder(self.checkpoint, cache)
             weights = find_weights(folder)

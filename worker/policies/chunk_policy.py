@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from client.errors import BadObservation, PolicyFailed
 from worker.checkpoints import files as checkpoints
+from worker.checkpoints import shipped
 from worker.checkpoints.download import Cache, fetch
 from worker.checkpoints.folders import system_errors
 from worker.checkpoints.saved_config import served_model
@@ -84,7 +85,10 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         self._device, self._dtype = Device(device), Dtype(dtype)
         self._num_steps, self._seed = num_steps, seed
         self._default_prompt = default_prompt
-        self._sources = checkpoints.Sources(checkpoint, tokenizer, model.embedded)
+        by_default = model.embedded and checkpoint is None
+        self._mismatch = shipped.mismatch(model, env.asset_id) if by_default else None
+        trained = shipped.FOLDER if by_default and self._mismatch is None else None
+        self._sources = checkpoints.Sources(checkpoint, tokenizer, model.embedded, trained)
         self._download = download or DownloadConfig()
         self._cache = Cache(self._download)
         self._runner: RunnerOf | None = None
@@ -142,11 +146,12 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             self.metadata = self._describe()
         set_threads(self._runtime.threads, self._model.embedded)
         self._runner = self._make_runner()
-        if self._files.weights is None:
+        if self._sources.untrained:
             logger.warning(
                 "model=%s is UNTRAINED: its weights are made up from a fixed seed, so the robot"
-                " trembles around its resting pose; checkpoint= serves a trained model",
+                " trembles around its resting pose (%s); checkpoint= serves a trained model",
                 self._model.name,
+                self._mismatch,
             )
 
     def warm_up(self) -> float:
@@ -283,7 +288,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
             "observation": describe(robot.vectors, robot.images, self._default_prompt),
             "default_prompt": self._default_prompt,
             "digest": self.digest,
-            "untrained": self._model.embedded and self._sources.checkpoint is None,
+            "untrained": self._sources.untrained,
         }
         if self._env.reset_pose is not None:
             metadata["reset_pose"] = list(self._env.reset_pose)

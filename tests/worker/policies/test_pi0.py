@@ -57,9 +57,11 @@ def test_nothing_heavy_is_imported_before_loading() -> None:
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
 
 
-def test_the_tiny_model_keeps_the_simulated_arms_near_rest(tiny: Pi0Policy) -> None:
-    actions = tiny.infer(SIM)["actions"]
-    assert actions.shape == (50, 14)
+def test_an_untrained_tiny_model_keeps_the_simulated_arms_near_rest() -> None:
+    policy = make_policy("env=aloha_sim", "model=tiny", "num_steps=2", "model.action_horizon=49")
+    policy.load()
+    actions = policy.infer(SIM)["actions"]
+    assert actions.shape == (49, 14)
     np.testing.assert_allclose(actions.mean(axis=0), REST, atol=0.05)
     assert np.abs(actions - REST).max() < 0.5
 
@@ -73,6 +75,31 @@ def test_the_tiny_model_is_small_and_says_that_it_is_untrained(
     assert "checkpoint=" in caplog.text
     plain = load_model(model_config("model=tiny"), None, torch.device("cpu"), torch.float32)
     assert 4e6 < sum(p.numel() for p in plain.parameters()) < 6e6
+
+
+def test_the_tiny_model_is_trained_for_the_simulator(caplog: pytest.LogCaptureFixture) -> None:
+    policy = make_policy("env=aloha_sim", "model=tiny")
+    assert policy.metadata["untrained"] is False
+    policy.load()
+    assert "UNTRAINED" not in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("model.vision.depth=1", "need model.vision.depth=2, not 1"),
+        ("model.normalization=quantile", "need model.normalization=zscore, not quantile"),
+        ("env.asset_id=trossen", "for env.asset_id=lerobot/aloha_sim_transfer_cube_human"),
+    ],
+)
+def test_trained_weights_that_do_not_fit_are_left_out_and_named(
+    caplog: pytest.LogCaptureFixture, setting: str, says: str
+) -> None:
+    policy = make_policy("env=aloha_sim", "model=tiny", setting)
+    assert policy.metadata["untrained"] is True
+    policy.load()
+    assert "UNTRAINED" in caplog.text
+    assert says in caplog.text
 
 
 @pytest.mark.parametrize("env", ["aloha", "aloha_sim", "aloha_towel", "droid", "libero"])
