@@ -85,7 +85,9 @@ class ClientRobot(Caller):
             return
         elif isinstance(action, Failed):
             self._check_failure(call, action)
-            if not action.is_clean:
+            if action.is_clean:
+                self._unsent, self._is_awaiting = None, False  # what never left is forgotten
+            else:
                 self._drop()
             self._finish(call, action.error.code())
             return
