@@ -29,6 +29,11 @@ class ActionChunkBroker:
     """
 
     def __init__(self, policy: Policy, action_horizon: int) -> None:
+        """`action_horizon`: how many actions of each chunk are executed.
+
+        Raises:
+            ValueError: it is less than 1.
+        """
         if action_horizon < 1:
             raise ValueError(f"action_horizon is {action_horizon}: at least 1 step is needed")
         self._policy = policy

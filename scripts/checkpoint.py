@@ -119,7 +119,11 @@ def inspect(given: argparse.Namespace, folder: Path) -> int:
 
 
 def convert_command(given: argparse.Namespace, folder: Path) -> int:
-    """Write `model.safetensors` and what belongs to it into the target folder."""
+    """Write `model.safetensors` and what belongs to it into the target folder.
+
+    Raises:
+        CheckpointError: there are weights in the target folder already, or the source has none.
+    """
     target = local_path(str(given.target), Cache(given.download))
     if (target / WEIGHTS_FILE).exists() and not given.overwrite:
         raise CheckpointError(f"{target / WEIGHTS_FILE} is there already; --overwrite replaces it")

@@ -30,7 +30,11 @@ _RED_BALL = (
 
 
 def draw_red_ball() -> None:
-    """Render 32 x 32 pixels of a red ball; RuntimeError if the picture came out black."""
+    """Render 32 x 32 pixels of a red ball.
+
+    Raises:
+        RuntimeError: the picture came out black.
+    """
     import mujoco
 
     model = mujoco.MjModel.from_xml_string(_RED_BALL)

@@ -42,6 +42,11 @@ class ExpertPolicy:
     """
 
     def __init__(self, noise_rad: float = 0.005) -> None:
+        """`noise_rad`: the standard deviation of each chunk's own noise, in radians.
+
+        Raises:
+            ValueError: it is not more than 0.
+        """
         if not noise_rad > 0.0:
             raise ValueError(f"noise_rad is {noise_rad}: radians, more than 0")
         self._expert = Expert(TRANSFER, Scene(TRANSFER).physics.model.ptr)

@@ -31,7 +31,11 @@ Run = Callable[[Sequence[str]], str]
 
 
 def check(pinned: bool) -> None:
-    """Raises LinkError, saying what is missing, where no hosts can be made, or not be `pinned`."""
+    """Make sure that hosts can be made here, and be `pinned` to cores.
+
+    Raises:
+        LinkError: something is missing; the message says what.
+    """
     if os.geteuid() != 0:
         raise LinkError("network namespaces need root: run this as root, or with sudo")
     for program in ("ip", "tc"):
@@ -42,7 +46,11 @@ def check(pinned: bool) -> None:
 
 
 def run(command: Sequence[str]) -> str:
-    """What it prints; LinkError with its complaint if it fails."""
+    """What a command prints.
+
+    Raises:
+        LinkError: it fails; the message has its complaint.
+    """
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         raise LinkError(f"{' '.join(command)}: {(done.stderr or done.stdout).strip()}")

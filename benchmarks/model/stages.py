@@ -27,7 +27,11 @@ Stages = dict[str, Callable[[], Any]]
 
 
 def transforms_s(times: int, clock: Clock) -> list[float]:
-    """Seconds of all that happens to one observation and its answer before and after the model."""
+    """Seconds of all that happens to one observation and its answer before and after the model.
+
+    Raises:
+        TypeError: `model=tiny` is served by another class.
+    """
     policy = build(compose("worker", WorkerConfig, ["env=aloha", "model=tiny"]))
     if not isinstance(policy, Pi0Policy):
         raise TypeError("model=tiny is served by Pi0Policy")

@@ -32,7 +32,11 @@ def main(module: str, host: str, port: int, size: str) -> None:
 def connected(
     module: str, host: str, port: int, size: str, timeout_s: float
 ) -> Callable[[], Answer]:
-    """The call for one size, once it was answered as it should be."""
+    """The call for one size, once it was answered as it should be.
+
+    Raises:
+        RuntimeError: the answer is no chunk of the benchmark's.
+    """
     connect = importlib.import_module(f"benchmarks.peers.{module}").connect
     ask: Callable[[], Answer] = connect(host, port, timeout_s)(make_observation(size))
     actions = ask()["actions"]

@@ -26,7 +26,11 @@ class Place:
 
     @property
     def process(self) -> Process:
-        """The one that runs, or ran last; RuntimeError before the first."""
+        """The one that runs, or ran last.
+
+        Raises:
+            RuntimeError: none was started yet.
+        """
         if self._process is None:
             raise RuntimeError(f"{self.name} was never started")
         return self._process

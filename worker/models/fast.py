@@ -85,7 +85,11 @@ class Pi0Fast(PaliGemma):
         return self.read_embedded(self.embed_prefix(images[None], tokens[None]), writing, row)
 
     def read_embedded(self, x: Tensor, writing: Writing, row: int) -> Tensor:
-        """`read`, from the prefix's tokens on: `x` (1, length, vlm width)."""
+        """`read`, from the prefix's tokens on: `x` (1, length, vlm width).
+
+        Raises:
+            ValueError: there is no room for so many tokens.
+        """
         length = x.shape[1]
         start, end = writing.room - length, writing.room
         if start < 0:

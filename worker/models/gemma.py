@@ -1,8 +1,7 @@
 """Gemma, used twice: wide for images and text, narrow for state and actions.
 
-After "Gemma" (arXiv 2403.08295). The two share no weights, but the narrow one's queries
-attend to the wide one's keys and values, layer by layer.
-pi0.5's norms are adaptive: scale, shift and gate come from the time of the flow.
+After "Gemma" (arXiv 2403.08295). The two share no weights, but the narrow one's queries attend to
+the wide one's keys and values. pi0.5's norms are adaptive: they come from the time of the flow.
 """
 
 from collections.abc import Sequence
@@ -22,9 +21,8 @@ ROPE_BASE = 10000.0
 Rope = tuple[Tensor, Tensor]
 """Cosines and sines of some positions: see `rope_at`."""
 Modulation = tuple[Tensor, Tensor, Tensor]
-"""One adaptive norm's 1 + scale and shift, in float32, and gate, in the residual sum's dtype.
-
-Each broadcastable to (batch, tokens, width); made once for each flow step."""
+"""1 + scale and shift of an adaptive norm, float32, and gate, in the residual sum's dtype; each
+broadcastable to (batch, tokens, width), made once for each flow step."""
 
 
 @dataclass
@@ -51,7 +49,11 @@ class RMSNorm(nn.Module):
         self.dense = nn.Linear(width, 3 * width) if adaptive else None
 
     def modulation(self, cond: Tensor, dtype: torch.dtype) -> Modulation:
-        """Scale, shift and gate of an adaptive norm for `cond` (..., width); see `Modulation`."""
+        """Scale, shift and gate of an adaptive norm for `cond` (..., width); see `Modulation`.
+
+        Raises:
+            ValueError: this norm is not adaptive.
+        """
         if self.dense is None:
             raise ValueError("this norm is not adaptive")
         scale, shift, gate = self.dense(cond).chunk(3, dim=-1)

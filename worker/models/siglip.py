@@ -78,7 +78,11 @@ class SigLip(nn.Module):
         self.head = nn.Linear(config.width, out_width)
 
     def forward(self, images: Tensor) -> Tensor:
-        """`images`: uint8 (n, 224, 224, 3), RGB. Returns (n, patches, out_width)."""
+        """`images`: uint8 (n, 224, 224, 3), RGB. Returns (n, patches, out_width).
+
+        Raises:
+            ValueError: the images have another shape.
+        """
         if images.shape[1:] != (IMAGE_SIZE, IMAGE_SIZE, 3):
             raise ValueError(f"images must be (n, {IMAGE_SIZE}, {IMAGE_SIZE}, 3)")
         pixels = images.permute(0, 3, 1, 2).float() / 255.0 * 2.0 - 1.0

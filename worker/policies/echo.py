@@ -33,6 +33,11 @@ class EchoPolicy:
     """
 
     def __init__(self, action_horizon: int = 50, action_dim: int = 14, time_s: float = 0.0) -> None:
+        """`time_s`: how long an inference takes.
+
+        Raises:
+            ValueError: it is negative.
+        """
         if time_s < 0.0:
             raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
         self._time_s = time_s

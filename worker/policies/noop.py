@@ -18,6 +18,11 @@ class NoopPolicy:
     reads_only = True
 
     def __init__(self, time_s: float = 0.0, action_horizon: int = 50, action_dim: int = 14) -> None:
+        """`time_s`: how long an inference takes.
+
+        Raises:
+            ValueError: it is negative.
+        """
         if time_s < 0.0:
             raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
         self._time_s = time_s

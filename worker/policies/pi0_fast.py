@@ -30,7 +30,11 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
     architectures = (Architecture.pi0_fast,)
 
     def __init__(self, *, fast_tokenizer: str | None = None, **settings: Any) -> None:
-        """`fast_tokenizer`: a folder; None: the checkpoint's own. The rest as `ChunkPolicy`."""
+        """`fast_tokenizer`: a folder; None: the checkpoint's own. The rest as `ChunkPolicy`.
+
+        Raises:
+            CheckpointError: there is no such tokenizer, or files are missing or do not fit.
+        """
         # Before a download of gigabytes, not after it.
         if fast_tokenizer is not None:
             ActionTokenizer(Path(fast_tokenizer).expanduser())

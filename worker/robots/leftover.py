@@ -133,7 +133,10 @@ def parse_leftover(sent: Mapping[str, Any], horizon: int | None, dims: int) -> L
     """Check what `sent` has of `KEYS`; None where it has nothing of them.
 
     `horizon`: the model's; None: it has no flow that could follow a leftover. `dims`: the robot's
-    actions. Raises `BadObservation`.
+    actions.
+
+    Raises:
+        BadObservation: a field is wrong, or this policy cannot take them; the message names it.
     """
     given = [key for key in KEYS if sent.get(key) is not None]
     if not given:
