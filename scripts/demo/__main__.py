@@ -1,8 +1,9 @@
 """`python -m scripts.demo`: a simulated ALOHA robot, a broker, and two workers, one of which dies.
 
-Starts everything on free loopback ports, drives the robot in chunks, kills one worker with SIGKILL
-half-way, and writes a video of what the robot saw and a picture of actions and latencies. All that
-it started is stopped when it ends, however it ends.
+Starts everything on free loopback ports and drives the robot in chunks for two episodes. Half-way
+through the first, one worker is killed with SIGKILL; half-way through the second, the broker is,
+and another is started in its place. Of each, a video shows what the robot saw, and a picture
+actions, latencies and reward. All that it started is stopped when it ends, however it ends.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING, Any
 import imageio.v2 as imageio
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from client import ZmqPolicyClient
 from client.errors import PolicyError
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
 
 ACTIONS_PER_CHUNK = 10  # of the 50 that the policy gives
 MOST_STEPS = 100_000
+SEEDS = (1001, 1005)
+"""Where the cube lies in each episode: starts at which the model succeeds when undisturbed."""
 STEPS_PER_FRAME = 2  # a control step is 20 ms: 25 frames a second in the robot's own time
 KILL_AFTER_S = 0.005  # the model takes several times as long
 STATISTICS = {"p50": percentile(50), "p95": percentile(95), "max": largest}
@@ -67,100 +71,163 @@ class Kill:
         self.victim = self._workers[since.index(max(since))]
         self.victim.kill()
 
+    def tell(self, moved_ms: float, later: int) -> str:
+        """What was done, and how the request at that step fared."""
+        victim = self.victim
+        return (
+            ""
+            if victim is None
+            else (
+                f"{victim.name} (process {victim.pid}) was killed with SIGKILL "
+                f"{1e3 * KILL_AFTER_S:.0f} ms into the request of step {self.at_step}. The other "
+                f"worker answered that one, in {moved_ms:.0f} ms, and the {later} after it."
+            )
+        )
 
-def start_servers(processes: Processes) -> tuple[int, list[Process]]:
-    """Start a broker and two workers; the port for robots, and the workers, none ready yet."""
-    front, back = free_ports(2)
-    backend = f"tcp://127.0.0.1:{back}"
-    broker = processes.start(
-        "broker", "broker", f"frontend=tcp://127.0.0.1:{front}", f"backend={backend}"
-    )
-    worker = ["env=aloha_sim", "model=tiny", f"broker={backend}"]
-    # With more threads than free cores every barrier waits for the scheduler: 50 ms become seconds.
-    worker.append("runtime.threads=1")
-    workers = [processes.start(f"worker {number}", "worker", *worker) for number in (1, 2)]
-    broker.wait_ready()
-    return front, workers
+
+class Restart:
+    """SIGKILL for the broker before the request at `at_step`, and a new one on the same ports."""
+
+    def __init__(self, servers: Servers, at_step: int) -> None:
+        self.at_step = at_step
+        self.victim: Process | None = None
+        self._servers = servers
+
+    def before_request(self, step: int) -> None:
+        """If this is the request that was chosen, replace the broker."""
+        if step == self.at_step:
+            self.victim = self._servers.broker
+            self.victim.kill()
+            self._servers.start_broker("broker 2")
+
+    def tell(self, moved_ms: float, later: int) -> str:
+        """What was done, and how the request at that step fared."""
+        return (
+            ""
+            if self.victim is None
+            else (
+                f"The broker (process {self.victim.pid}) was killed with SIGKILL before the "
+                f"request of step {self.at_step}, and another was started on the same ports. That "
+                f"request was answered in {moved_ms:.0f} ms, and the {later} after it were answered "
+                "too."
+            )
+        )
+
+
+class Servers:
+    """A broker and two workers, none ready yet."""
+
+    def __init__(self, processes: Processes) -> None:
+        self.port, back = free_ports(2)
+        self._processes, self._backend = processes, f"tcp://127.0.0.1:{back}"
+        self.start_broker("broker")
+        worker = ["env=aloha_sim", "model=tiny", f"broker={self._backend}"]
+        # With more threads than free cores every barrier waits for the scheduler: 50 ms become
+        # seconds.
+        worker.append("runtime.threads=1")
+        self.workers = [processes.start(f"worker {number}", "worker", *worker) for number in (1, 2)]
+        self.broker.wait_ready()
+
+    def start_broker(self, name: str) -> None:
+        """Start one on the ports of the first."""
+        frontend = f"frontend=tcp://127.0.0.1:{self.port}"
+        self.broker = self._processes.start(name, "broker", frontend, f"backend={self._backend}")
 
 
 def drive(
-    robot: SimulatedRobot, client: ZmqPolicyClient, steps: int, video: Path, kill: Kill | None
+    robot: SimulatedRobot,
+    client: ZmqPolicyClient,
+    steps: int,
+    video: Path,
+    blow: Kill | Restart | None,
 ) -> Episode:
     """Run the episode with a progress bar, filming to `video`."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     fps = round(1 / (STEPS_PER_FRAME * CONTROL_PERIOD_S))
     writer: Any = imageio.get_writer(video, fps=fps, quality=7)
     with Progress(*columns, TextColumn("control steps"), TimeElapsedColumn()) as progress, writer:
-        bar = progress.add_task("two workers", total=steps)
+        bar = progress.add_task("all servers", total=steps)
 
         def before_step(step: int) -> None:
             if step % STEPS_PER_FRAME == 0:
                 writer.append_data(robot.picture())
-            if kill and kill.victim:
-                progress.update(bar, description=f"{kill.victim.name} was killed")
+            if blow and blow.victim:
+                progress.update(bar, description=f"{blow.victim.name} was killed")
             progress.update(bar, completed=step + 1)
 
         def before_request(step: int) -> None:
-            if kill:
-                kill.before_request(step)
+            if blow:
+                blow.before_request(step)
 
-        return run_episode(robot, client, steps, ACTIONS_PER_CHUNK, before_step, before_request)
+        episode = run_episode(robot, client, steps, ACTIONS_PER_CHUNK, before_step, before_request)
+    episode.rewards = robot.rewards
+    return episode
 
 
-def report(console: Console, episode: Episode, kill: Kill | None, transferred: bool) -> None:
-    """The table, who was killed, and what to expect of untrained weights."""
+def report(console: Console, episode: Episode, blow: Kill | Restart | None) -> None:
+    """The table of latencies, and who was killed."""
     measured = by_stage([request.stages for request in episode.requests])
     steps, requests = len(episode.actions), len(episode.requests)
     console.print(f"{steps} control steps, {requests} requests, all answered")
     console.print(latency_table(measured, STATISTICS))
-    if kill and kill.victim:
-        moved, *later = [request for request in episode.requests if request.step >= kill.at_step]
-        console.print(
-            f"{kill.victim.name} (process {kill.victim.pid}) was killed with SIGKILL "
-            f"{1e3 * KILL_AFTER_S:.0f} ms into the request of step {kill.at_step}. The other "
-            f"worker answered that one, in {moved.stages['total']:.0f} ms, "
-            f"and the {len(later)} after it."
-        )
-    console.print(
-        "The weights of model=tiny are made up, not trained: the arms only tremble around their "
-        "resting pose, and the cube was "
-        + ("handed over by pure chance." if transferred else "not handed over.")
-    )
+    if blow and blow.victim:
+        moved, *later = [request for request in episode.requests if request.step >= blow.at_step]
+        console.print(blow.tell(moved.stages["total"], len(later)))
 
 
 def run(steps: int, with_kill: bool, output: Path, console: Console) -> None:
     """The whole demo. ProcessError, PolicyError or ValueError when something in it failed."""
+    achieved = Table("episode", "best reward of 4", "handed over", "let go", box=None)
     with Processes(output / "logs") as processes:
         console.print("starting a broker and two workers (env=aloha_sim model=tiny)")
-        port, workers = start_servers(processes)
+        servers = Servers(processes)
         # Imported only now: it takes a second or two, in which the workers load.
         from scripts.demo.plots import Event, save_episode
         from scripts.demo.simulated_robot import SimulatedRobot
 
-        with closing(SimulatedRobot()) as robot:
-            for worker in workers:
+        half_way = steps // ACTIONS_PER_CHUNK // 2 * ACTIONS_PER_CHUNK
+        blows: dict[str, Kill | Restart | None] = {"demo": None}
+        if with_kill:
+            blows = {
+                "demo": Kill(servers.workers, half_way),
+                "demo-restart": Restart(servers, half_way),
+            }
+        with (
+            closing(SimulatedRobot()) as robot,
+            ZmqPolicyClient("127.0.0.1", servers.port) as client,
+        ):
+            for worker in servers.workers:
                 worker.wait_ready()
-            half_way = steps // ACTIONS_PER_CHUNK // 2 * ACTIONS_PER_CHUNK
-            kill = Kill(workers, half_way) if with_kill else None
-            with ZmqPolicyClient("127.0.0.1", port) as client:
-                episode = drive(robot, client, steps, output / "demo.mp4", kill)
-        victim = kill.victim if kill else None
-        struck = Event(half_way, f"{victim.name} killed") if victim else None
-        title = "simulated ALOHA, two workers with model=tiny (untrained weights)"
-        save_episode(output / "demo.png", episode, CONTROL_PERIOD_S, title, struck)
-        report(console, episode, kill, robot.transferred_cube)
-    console.print(f"{output / 'demo.mp4'}   what the robot saw")
-    console.print(f"{output / 'demo.png'}   actions and latencies over time")
+            for (name, blow), seed in zip(blows.items(), SEEDS, strict=False):
+                robot.reset(seed)
+                episode = drive(robot, client, steps, output / f"{name}.mp4", blow)
+                victim = blow.victim if blow else None
+                struck = Event(half_way, f"{victim.name} killed") if victim else None
+                title = "simulated ALOHA, two workers with model=tiny"
+                save_episode(output / f"{name}.png", episode, CONTROL_PERIOD_S, title, struck)
+                report(console, episode, blow)
+                told = f"{victim.name} killed" if victim else "undisturbed"
+                done = ["yes" if it else "no" for it in (robot.transferred_cube, robot.let_go)]
+                achieved.add_row(told, str(robot.best_reward), *done)
+    for name in blows:
+        console.print(f"{output / name}.mp4   what the robot saw")
+        console.print(f"{output / name}.png   actions, latencies and reward over time")
     console.print(f"{output / 'logs'}/      what broker and workers logged")
+    console.print(achieved)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """Read the command line; SystemExit with code 2 when it is wrong."""
     parser = Flags("python -m scripts.demo", __doc__)
     parser.add_argument(
-        "--steps", type=between(1, MOST_STEPS), default=300, help="control steps of 20 ms (300)"
+        "--steps",
+        type=between(1, MOST_STEPS),
+        default=300,
+        help="control steps of 20 ms, of each episode (300)",
     )
-    parser.add_argument("--no-kill", action="store_true", help="let both workers live")
+    parser.add_argument(
+        "--no-kill", action="store_true", help="one episode, in which all servers live"
+    )
     parser.add_argument(
         "--output", type=Path, default=Path("outputs"), help="folder for what it writes (outputs)"
     )

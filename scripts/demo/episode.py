@@ -48,6 +48,8 @@ class Episode:
     states: list[NDArray[np.float32]] = field(default_factory=list)
     actions: list[NDArray[Any]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    rewards: list[int] = field(default_factory=list)
+    """The task's, after each action; empty where nobody gave any."""
 
 
 def run_episode(

@@ -72,8 +72,18 @@ def draw_latencies(axes: Axes, requests: list[Request], period_s: float, width_s
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
+def draw_rewards(axes: Axes, rewards: list[int], period_s: float) -> None:
+    """The task's reward beside what is drawn in `axes`, on a scale of its own to the right."""
+    beside = axes.twinx()
+    times = (np.arange(len(rewards)) + 1) * period_s
+    beside.step(times, rewards, where="post", color="black", linewidth=1.5)
+    beside.set_ylim(0, 4.6)
+    beside.set_ylabel("reward (4: handed over)")
+    beside.spines["top"].set_visible(False)
+
+
 def draw_episode(episode: Episode, period_s: float, title: str, event: Event | None) -> Figure:
-    """Both arms and the latencies over the robot's time; `event` is marked in all three.
+    """Both arms and the latencies (and reward) over the robot's time; `event` is marked in all.
 
     Args:
         episode: at least one step and one request.
@@ -90,6 +100,9 @@ def draw_episode(episode: Episode, period_s: float, title: str, event: Event | N
     spacing = len(episode.actions) / len(episode.requests) * period_s
     draw_latencies(latencies, episode.requests, period_s, 0.7 * spacing)
     latencies.set_xlabel("robot's time (s)")
+    if episode.rewards:
+        draw_rewards(latencies, episode.rewards, period_s)
+        latencies.get_legend().set_bbox_to_anchor((1.06, 0.5))
     for axes in (left, right, latencies):
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)

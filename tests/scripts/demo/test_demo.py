@@ -98,13 +98,17 @@ def test_a_short_demo(tmp_path: Path) -> None:
     assert "45 control steps, 5 requests, all answered" in told
     assert "was killed with SIGKILL 5 ms into the request of step 20" in told
     assert "and the 2 after it." in told
-    assert "not trained" in told
+    assert "was killed with SIGKILL before the request of step 20" in told
+    assert "and the 2 after it were answered too." in told
+    assert "worker 1 killed 0 no no broker killed" in told.replace("worker 2", "worker 1")
     for stage in ("encode", "network and queue", "transforms", "model", "decode", "total"):
         assert stage in told
     frames = frames_of(tmp_path / "demo.mp4")
     assert len(frames) == 23  # of every other control step
     assert frames[-1].std() > 10
     assert (tmp_path / "demo.png").stat().st_size > 10_000
+    assert (tmp_path / "demo-restart.png").stat().st_size > 10_000
+    assert (tmp_path / "demo-restart.mp4").exists()
     assert (tmp_path / "logs" / "worker-2.log").exists()
 
 

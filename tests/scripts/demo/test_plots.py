@@ -40,6 +40,15 @@ def test_curves_bars_and_mark(episode: Episode) -> None:
     plt.close(figure)
 
 
+def test_rewards_stand_beside_the_latencies(episode: Episode) -> None:
+    episode.rewards = [0] * 15 + [4] * 5
+    figure = draw_episode(episode, 0.02, "a title", None)
+    (line,) = figure.axes[3].lines
+    assert [*np.asarray(line.get_ydata())] == episode.rewards
+    assert float(np.asarray(line.get_xdata())[15]) == pytest.approx(0.32)
+    plt.close(figure)
+
+
 def test_nothing_is_marked_without_an_event(episode: Episode) -> None:
     figure = draw_episode(episode, 0.02, "a title", None)
     assert len(figure.axes[0].lines) == 14

@@ -64,3 +64,14 @@ def test_a_reset_puts_everything_back(robot: SimulatedRobot) -> None:
     robot.reset(seed=4)
     assert (robot.picture() != picture).any()  # the cube lies elsewhere
     assert not robot.transferred_cube
+
+
+def test_rewards_are_kept_until_a_reset(robot: SimulatedRobot) -> None:
+    assert robot.best_reward == 0
+    robot.step(robot.state())
+    assert robot.rewards == [0]
+    assert (robot.transferred_cube, robot.let_go) == (False, False)
+    first = robot.observe()["seed"]
+    robot.reset(seed=3)
+    assert robot.rewards == []
+    assert robot.observe()["seed"] == first - 1
