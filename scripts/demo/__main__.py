@@ -108,7 +108,8 @@ class Restart:
             else (
                 f"The broker (process {self.victim.pid}) was killed with SIGKILL before the "
                 f"request of step {self.at_step}, and another was started on the same ports. That "
-                f"one was answered in {moved_ms:.0f} ms, and the {later} after it were answered too."
+                f"request was answered in {moved_ms:.0f} ms, and the {later} after it were "
+                "answered too."
             )
         )
 
