@@ -74,14 +74,12 @@ class Kill:
     def tell(self, moved_ms: float, later: int) -> str:
         """What was done, and how the request at that step fared."""
         victim = self.victim
+        if victim is None:
+            return ""
         return (
-            ""
-            if victim is None
-            else (
-                f"{victim.name} (process {victim.pid}) was killed with SIGKILL "
-                f"{1e3 * KILL_AFTER_S:.0f} ms into the request of step {self.at_step}. The other "
-                f"worker answered that one, in {moved_ms:.0f} ms, and the {later} after it."
-            )
+            f"{victim.name} (process {victim.pid}) was killed with SIGKILL "
+            f"{1e3 * KILL_AFTER_S:.0f} ms into the request of step {self.at_step}. The other "
+            f"worker answered that one, in {moved_ms:.0f} ms, and the {later} after it."
         )
 
 
@@ -102,15 +100,12 @@ class Restart:
 
     def tell(self, moved_ms: float, later: int) -> str:
         """What was done, and how the request at that step fared."""
+        if self.victim is None:
+            return ""
         return (
-            ""
-            if self.victim is None
-            else (
-                f"The broker (process {self.victim.pid}) was killed with SIGKILL before the "
-                f"request of step {self.at_step}, and another was started on the same ports. That "
-                f"request was answered in {moved_ms:.0f} ms, and the {later} after it were "
-                "answered too."
-            )
+            f"The broker (process {self.victim.pid}) was killed with SIGKILL before the request of "
+            f"step {self.at_step}, and another was started on the same ports. That request was "
+            f"answered in {moved_ms:.0f} ms, and the {later} after it were answered too."
         )
 
 

@@ -1,6 +1,6 @@
 """Makes the training data of the tiny model: an expert's episodes in the ALOHA simulator.
 
-    python -m scripts.tiny.collect --task transfer --episodes 1200 --output /tmp/tiny
+    python -m scripts.tiny.collect --task transfer --episodes 1200 --output outputs/tiny
 
 Each episode is a file, decided by its seed alone; those that are there already are not made again.
 """

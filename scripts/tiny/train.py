@@ -1,7 +1,7 @@
 """Trains the tiny model on demonstrations, and writes a checkpoint that a worker serves.
 
-    python -m scripts.tiny.train --data /tmp/tiny --output /tmp/tiny/checkpoint
-    python -m worker env=aloha_sim model=tiny checkpoint=/tmp/tiny/checkpoint
+    python -m scripts.tiny.train --data outputs/tiny --output outputs/tiny/checkpoint
+    python -m worker env=aloha_sim model=tiny checkpoint=outputs/tiny/checkpoint
 
 Interrupted, the same command goes on from the last state that it saved.
 """
