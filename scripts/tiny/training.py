@@ -73,7 +73,8 @@ class Training:
         )
         tokenizer = PromptTokenizer(EMBEDDED / TOKENIZER_NAMES[0], config.max_token_len)
         self._prompts = {
-            name: torch.from_numpy(tokenizer.encode(task.prompt)) for name, task in TASKS.items()
+            name: torch.from_numpy(tokenizer.encode(task.prompt).tokens)
+            for name, task in TASKS.items()
         }
         self.step = 0
         self.losses: Losses = {"flow": [], "place_mm": []}
