@@ -70,8 +70,9 @@ def _figures(
     # Machines drift: compare with the runs right before and right after.
     neighbours = _milliseconds(50, calm[-2] + calm[-1])
     p50 = _milliseconds(50, beside)
+    who = (KINDS[kind].__doc__ or kind).rstrip(".")
     return [
-        Figure(f"beside {KINDS[kind].__doc__}: errors", _errors(beside), "", 0),
+        Figure(f"beside {who[0].lower()}{who[1:]}: errors", _errors(beside), "", 0),
         Figure("  p50", p50, "ms"),
         Figure("  p50, times that without", p50 / neighbours, "", TIMES_P50),
         Figure("  p99", _milliseconds(99, beside), "ms"),
