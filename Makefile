@@ -11,7 +11,7 @@ $(VENV)/installed: setup.cfg pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is needed; or name another: make PYTHON=python3 ..." >&2; exit 1; }
 	@echo "setting up $(VENV) (torch is large: a few minutes the first time)"
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[broker,worker,sim,dev]'
+	$(BIN)/python $(PIP_INSTALL) --constraint constraints.txt --editable '.[broker,fleet,gateway,recording,tracing,worker,sim,dev]'
 	@touch $@
 
 demo: $(VENV)/installed
@@ -26,7 +26,7 @@ check: $(VENV)/installed
 
 test: check
 	@$(BIN)/python -m scripts.rendering
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info outputs

@@ -26,7 +26,7 @@ PACKAGES = (
 
 
 def openpi_python() -> Path:
-    """The interpreter of that environment, which is made first if need be.
+    """The interpreter of that environment, which is made first if necessary.
 
     Raises:
         subprocess.CalledProcessError: a package cannot be installed; pip has said why.

@@ -4,9 +4,9 @@
 
 Robots ask, workers answer and everybody's heartbeats run on simulated time, so nothing but the
 core is measured: all of its events (a request, its result, and the heartbeats that fall between)
-over the number of requests answered. No sockets, no header decoding. Heartbeats are also told by
-themselves: they cost the same a second however little is asked, so where few robots have many
-workers, most of a request's cost is theirs.
+over the number of requests answered. No sockets, no header decoding. Heartbeats are also reported
+separately: they cost the same per second however few requests there are, so with few robots and
+many workers most of a request's cost is theirs.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _is_beat(event: Event) -> bool:
 def measure(requests: int, repeats: int) -> list[Row]:
     """Microseconds of the core for a request, for each number of robots and of workers.
 
-    The combinations take turns, so that what else the machine does hits all alike.
+    The combinations take turns, so that other work on the machine disturbs all of them equally.
     """
     fleets = {(r, w): Fleet(r, w) for w in WORKERS for r in ROBOTS}
     for (robots, _), fleet in fleets.items():

@@ -3,13 +3,16 @@
     layer            modules
     process          __main__
     sockets          shell
+    followers        tap
     core             access, core, doors
-    peers            registry, robots
+    peers            registry, robots, rollouts
     decisions        leases
-    views            dispatch, names, status
+    views            dispatch, names, reasons, status
     state            inflight, workers
-    records          accounts, outbox, requests, security, telemetry
-    vocabulary       agenda, config, events, states
+    records          accounts, outbox, requests, security, telemetry, versions
+    quotas           fairness
+    lanes            shares
+    vocabulary       agenda, config, events, states, teams
 
 Below all of them are `client`, for what goes over the wire, and `conf`, for settings and logs.
 

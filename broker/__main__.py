@@ -24,7 +24,7 @@ except ModuleNotFoundError as _error:
         "pip install 'zmq-policy-broker[broker]'",
         file=sys.stderr,
     )
-    sys.exit(2)  # as any other mistake in how it is set up
+    sys.exit(2)  # as for any other mistake in the setup
 from broker.doors import CannotBind
 from broker.shell import Shell
 from conf.logs import set_up
@@ -61,6 +61,8 @@ def main() -> int:
     if config.insecure:
         logger.warning("insecure=true: anyone who reaches these ports may use the policies")
     logger.info("ready: robots at %s, workers at %s", config.frontend, config.backend)
+    if config.tap is not None:
+        logger.info("tap: programs on this machine may follow all requests at %s", config.tap)
     # What is loaded by now stays for good: garbage collection need not visit it again.
     gc.freeze()
     try:

@@ -1,4 +1,4 @@
-"""How much is in hand, for each robot and in all: it bounds memory and each robot's share."""
+"""Counts what is in hand, for each robot and in all, to bound memory and each robot's share."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Account:
 
 
 class Accounts:
-    """Counts requests and their bytes; an account is there only while it holds something.
+    """Counts requests and their bytes; an account exists only while it holds something.
 
     With keys, a robot is identified by its key, without keys by its connection. Its client's
     uuid would not do: anyone can make as many as they like.
@@ -54,15 +54,18 @@ class Accounts:
         own = self.robots.get(robot)
         if own is None:
             own = self.robots[robot] = Account()
-        for account in (own, self.total):
-            account.requests += 1
-            account.bytes += size
+        total = self.total
+        own.requests += 1
+        own.bytes += size
+        total.requests += 1
+        total.bytes += size
 
     def give_back(self, robot: Hashable, size: int) -> None:
         """A request got its final answer."""
-        own = self.robots[robot]
-        for account in (own, self.total):
-            account.requests -= 1
-            account.bytes -= size
+        own, total = self.robots[robot], self.total
+        own.requests -= 1
+        own.bytes -= size
+        total.requests -= 1
+        total.bytes -= size
         if not own.requests:
             del self.robots[robot]

@@ -35,21 +35,28 @@ class Agenda(Generic[Item]):
 
     def add(self, key: Any, item: Item) -> None:
         """Put an item in, or move it to another key."""
-        self._arrivals += 1
-        self._turns[item] = self._arrivals
-        heapq.heappush(self._heap, (key, self._arrivals, item))
-        self._shrink()
+        turn = self._arrivals = self._arrivals + 1
+        heap, turns = self._heap, self._turns
+        turns[item] = turn
+        heapq.heappush(heap, (key, turn, item))
+        if len(heap) > 2 * len(turns) + _SLACK:
+            self._shrink()
 
     def discard(self, item: Item) -> None:
         """Take an item out, if it is in."""
-        if self._turns.pop(item, None) is not None:
+        turns = self._turns
+        if turns.pop(item, None) and len(self._heap) > 2 * len(turns) + _SLACK:
             self._shrink()
 
     def first_key(self) -> Any:
         """The earliest key; None if the agenda is empty."""
-        while self._heap and not self._is_live(self._heap[0]):
-            heapq.heappop(self._heap)
-        return self._heap[0][0] if self._heap else None
+        heap, turns = self._heap, self._turns
+        while heap:
+            key, turn, item = heap[0]
+            if turns.get(item) == turn:
+                return key
+            heapq.heappop(heap)
+        return None
 
     def count_until(self, key: Any) -> int:
         """How many items have this key or an earlier one; it looks at every item."""
@@ -69,9 +76,5 @@ class Agenda(Generic[Item]):
         return item
 
     def _shrink(self) -> None:
-        if len(self._heap) > 2 * len(self._turns) + _SLACK:
-            self._heap = [entry for entry in self._heap if self._is_live(entry)]
-            heapq.heapify(self._heap)
-
-    def _is_live(self, entry: tuple[Any, int, Item]) -> bool:
-        return self._turns.get(entry[2]) == entry[1]
+        self._heap = [entry for entry in self._heap if self._turns.get(entry[2]) == entry[1]]
+        heapq.heapify(self._heap)

@@ -10,11 +10,13 @@ from typing import Any
 from omegaconf import OmegaConf
 
 import conf
-from client.wire import LONGEST_MS
+from client.names import is_full_name
+from client.wire import LONGEST_MS, MAX_NAME
 
 _MOST = {"s": LONGEST_MS / 1e3, "ms": LONGEST_MS}  # the wire's limit, by unit
 _STATED: Any = OmegaConf.to_container(OmegaConf.load(Path(conf.__file__).parent / "broker.yaml"))
 _LIMITS: dict[str, int] = _STATED["limits"]
+_FAIRNESS: dict[str, Any] = _STATED["fairness"]
 _TIMERS: dict[str, float] = {key: float(value) for key, value in _STATED["timers"].items()}
 
 
@@ -29,6 +31,10 @@ class Limits:
     max_bytes_per_robot: int = _LIMITS["max_bytes_per_robot"]
     max_workers: int = _LIMITS["max_workers"]
     default_deadline_s: float = _LIMITS["default_deadline_s"]
+    max_tap_bytes: int = _LIMITS["max_tap_bytes"]
+    max_episodes: int = _LIMITS["max_episodes"]
+    episode_idle_s: float = _LIMITS["episode_idle_s"]
+    max_tap_listeners: int = _LIMITS["max_tap_listeners"]
 
 
 @dataclass
@@ -42,6 +48,15 @@ class Timers:
 
 
 @dataclass
+class FairnessConfig:
+    """Whose requests go first, where more is asked for than workers can do."""
+
+    evaluation_share: float = _FAIRNESS["evaluation_share"]
+    reserve_live: int = _FAIRNESS["reserve_live"]
+    teams: str | None = _FAIRNESS["teams"]
+
+
+@dataclass
 class BrokerConfig:
     """All settings of `python -m broker`."""
 
@@ -49,10 +64,14 @@ class BrokerConfig:
     backend: str = _STATED["backend"]
     keys: str | None = _STATED["keys"]
     insecure: bool = _STATED["insecure"]
+    nearby: bool = _STATED["nearby"]
+    policies: list[str] = field(default_factory=list)
+    tap: str | None = _STATED["tap"]
     log_level: str = _STATED["log_level"]
     log_format: str = _STATED["log_format"]
     limits: Limits = field(default_factory=Limits)
     timers: Timers = field(default_factory=Timers)
+    fairness: FairnessConfig = field(default_factory=FairnessConfig)
 
     def check(self) -> None:
         """Check what types cannot express: ranges, addresses, and settings that depend on others.
@@ -62,6 +81,11 @@ class BrokerConfig:
         """
         if self.log_level.upper() not in ("DEBUG", "INFO", "WARNING", "ERROR"):
             raise ValueError(f"log_level is {self.log_level!r}: debug, info, warning or error")
+        for name in self.policies:
+            if not 0 < len(name) <= MAX_NAME or not is_full_name(name):
+                raise ValueError(
+                    f"policies has {name!r}: NAME or NAME@VERSION, of 1 to {MAX_NAME} characters"
+                )
         for section in ("limits", "timers"):
             for key, value in vars(getattr(self, section)).items():
                 most = _MOST.get(key.rpartition("_")[2], 10**12)
@@ -73,6 +97,8 @@ class BrokerConfig:
         for key in ("frontend", "backend"):
             for endpoint in addresses(getattr(self, key)) or [""]:
                 self._check_address(key, endpoint)
+        if self.tap is not None:
+            self._check_tap(self.tap)
         shared = set(addresses(self.frontend)) & set(addresses(self.backend))
         if shared:
             raise ValueError(
@@ -89,6 +115,15 @@ class BrokerConfig:
                     f"limits.{key} is {getattr(self.limits, key)}: it must be at least "
                     f"limits.max_bytes, {self.limits.max_bytes}, or nothing would be taken"
                 )
+        fairness = self.fairness
+        if not 0.0 <= fairness.evaluation_share <= 0.5:
+            raise ValueError(
+                f"fairness.evaluation_share is {fairness.evaluation_share}: from 0 to 0.5"
+            )
+        if not 0 <= fairness.reserve_live <= 10**6:
+            raise ValueError(
+                f"fairness.reserve_live is {fairness.reserve_live}: a number of slots, 0 for none"
+            )
         if self.timers.heartbeat_ms < 1.0:
             raise ValueError(f"timers.heartbeat_ms is {self.timers.heartbeat_ms}: at least 1")
         if self.timers.suspect_ms < 2 * self.timers.heartbeat_ms:
@@ -112,6 +147,27 @@ class BrokerConfig:
                 "keys=FOLDER, or say insecure=true in a network that you trust"
             )
 
+    def _check_tap(self, tap: str) -> None:
+        if len(addresses(tap)) != 1:
+            raise ValueError(f"tap is {tap!r}: one address is expected, or null for no tap")
+        if not tap.startswith(("tcp://", "ipc://")) or tap == "ipc://":
+            raise ValueError(f"tap is {tap!r}: ipc://PATH, tcp://127.0.0.1:PORT or null")
+        if self.keys and (not tap.startswith("ipc://") or tap.startswith("ipc://@")):
+            raise ValueError(
+                f"tap={tap} can be read by every user of this machine, whoever has a key: with "
+                "keys only a path will do, which this user alone may open (tap=ipc://PATH)"
+            )
+        if not _stays_here(tap):
+            raise ValueError(
+                f"tap={tap} is open to other machines: what robots see and do is told there to "
+                "whoever comes, so it stays on this one. Say tap=ipc://PATH, and record here "
+                "(python -m scripts.record)"
+            )
+        if tap.startswith("tcp://"):
+            self._check_address("tap", tap)
+        if tap in {*addresses(self.frontend), *addresses(self.backend)}:
+            raise ValueError(f"tap is {tap}, which is the frontend or backend: choose another")
+
 
 def addresses(setting: str) -> list[str]:
     """The addresses of a `frontend` or `backend` setting: one, or several with commas between."""
@@ -119,16 +175,16 @@ def addresses(setting: str) -> list[str]:
 
 
 def nearby_address(epoch: int) -> str:
-    """Where a broker in this life of it also listens, for the workers on its own host.
+    """Where this run of the broker also listens, for workers on its own host.
 
-    The name is an abstract one: it lies in the network namespace, in no file system, and ends with
-    the broker's process. The epoch in it makes it this broker's alone.
+    The name is an abstract one: it lies in the network namespace and in no file system, and ends
+    with the broker's process. The epoch in it makes it unique to this run.
     """
     return f"ipc://@zmq-policy-broker-{epoch:x}"
 
 
 def _stays_here(endpoint: str) -> bool:
-    """Can only this machine reach it? No, if it is a name or an interface that we don't know."""
+    """Whether only this machine can reach it; no, for a name or interface that we don't know."""
     address = endpoint.removeprefix("tcp://").rpartition(":")[0].strip("[]")
     if endpoint.startswith("ipc://") or address in ("localhost", "lo"):
         return True

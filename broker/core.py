@@ -13,14 +13,18 @@ from __future__ import annotations
 
 from broker import events
 from broker.config import BrokerConfig
-from broker.events import Command, Event
+from broker.events import Command, Event, RobotMessage, WorkerMessage
+from broker.fairness import Fairness
 from broker.inflight import InFlight
 from broker.leases import Leases
 from broker.names import Names
 from broker.outbox import Outbox
 from broker.registry import Registry
 from broker.robots import Robots
+from broker.rollouts import Rollouts
+from broker.teams import Teams
 from broker.telemetry import Telemetry
+from broker.versions import Versions
 from broker.workers import Pool
 
 
@@ -30,17 +34,35 @@ class Core:
     `now` is a monotonic time in seconds and never decreases.
     """
 
-    def __init__(self, config: BrokerConfig, epoch: int, now: float) -> None:
+    def __init__(
+        self, config: BrokerConfig, epoch: int, now: float, teams: Teams | None = None
+    ) -> None:
         self.config = config
         self.telemetry = Telemetry(now)
         self.counters = self.telemetry.counters
         self.pool = Pool()
+        self.pool.expect(config.policies)
         self.outbox = Outbox(epoch, self.counters)
-        self.inflight = InFlight(config.limits, self.outbox, self.counters)
-        self.leases = Leases(self.pool, self.inflight, self.outbox, self.telemetry, config.timers)
-        self.names = Names(self.pool, self.inflight, now)
+        self.inflight = InFlight(
+            config.limits, self.outbox, self.counters, Fairness(config.fairness, teams or {})
+        )
+        limits = config.limits
+        self.versions = Versions(limits.max_episodes, limits.episode_idle_s, self.counters)
+        for policy in config.policies:
+            self.versions.add(policy, self.pool.by_policy)
+        self.names = Names(self.pool, self.inflight, self.versions, now)
+        self.leases = Leases(
+            self.pool, self.inflight, self.names, self.outbox, self.telemetry, config.timers
+        )
         self.registry = Registry(
-            config, self.pool, self.leases, self.names, self.outbox, self.counters, now
+            config,
+            self.pool,
+            self.leases,
+            self.names,
+            self.versions,
+            self.outbox,
+            self.counters,
+            now,
         )
         self.robots = Robots(
             config.limits,
@@ -48,16 +70,19 @@ class Core:
             self.inflight,
             self.leases,
             self.names,
+            self.versions,
             self.outbox,
             self.telemetry,
         )
+        rollouts = Rollouts(self.pool, self.inflight, self.names, self.versions, self.outbox)
+        self.robots.kinds["rollout"] = rollouts.receive
         self._wake_at = now
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Process one event; returns the commands that follow from it, in order."""
-        if isinstance(event, events.RobotMessage):
+        if isinstance(event, RobotMessage):
             self.robots.kinds[event.header["kind"]](event, now)
-        elif isinstance(event, events.WorkerMessage):
+        elif isinstance(event, WorkerMessage):
             self.registry.receive(event, now)
         elif isinstance(event, events.WorkerUnreachable):
             self.registry.remove(event.worker, "its connection is gone", now)
@@ -86,7 +111,9 @@ class Core:
         return len(self.inflight.requests)
 
     def _next_change(self) -> float:
-        moment = min(self.registry.beat_at, self.names.wake_at)
+        moment: float = self.registry.beat_at
+        if self.names.wake_at < moment:
+            moment = self.names.wake_at
         lease_end = self.leases.ends.first_key()
         if lease_end is not None and lease_end < moment:
             moment = lease_end

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from broker.requests import Request
 from broker.states import WorkerState
 from broker.workers import Worker
 
@@ -17,31 +18,47 @@ def first_to_finish(workers: Iterable[Worker]) -> Worker | None:
     to finish first, from the work it has in hand and its recent speed, so slow workers get less
     work. Of equals, it is the one that was given work least recently.
     """
-    free = [worker for worker in workers if worker.free_slots > 0]
-    return min(free, key=_finish, default=None)
-
-
-def _finish(worker: Worker) -> tuple[bool, float, float]:
-    held = len(worker.in_hand)
-    return held > 0, (held + 1) * worker.mean_s, worker.leased_at
+    first, best = None, (True, float("inf"), float("inf"))
+    for worker in workers:
+        if worker.free_slots <= 0:
+            continue
+        held = len(worker.in_hand)
+        finish = held > 0, (held + 1) * worker.mean_s, worker.leased_at
+        if first is None or finish < best:
+            first, best = worker, finish
+    return first
 
 
 def lease_s(worker: Worker, shortest_s: float) -> float:
     """How long a worker may take before its request is given to another, in seconds.
 
     It is four times the slowest of its recent inferences (of the 64 that are kept, that is the
-    99th percentile). A worker without any is believed what it says of its own speed.
+    99th percentile). For a worker without any, it is four times what the worker itself measured.
     """
     if not worker.is_timed:
         return UNTIMED_LEASE_S
-    slowest = max(worker.recent_s, default=worker.mean_s)
-    return max(shortest_s, 4.0 * slowest)
+    return max(shortest_s, 4.0 * (worker.slowest_s or worker.mean_s))
 
 
 def predicted_wait_s(ahead: int, workers: Iterable[Worker]) -> float:
-    """How long a request will wait that `ahead` others are served before, in seconds.
+    """How long a request will wait if `ahead` others are served before it, in seconds.
 
     Zero while no worker is READY, as nobody knows when one will be.
     """
-    rate = sum(w.slots / w.mean_s for w in workers if w.state is WorkerState.READY and w.mean_s)
+    rate = sum(w.capacity / w.mean_s for w in workers if w.state is WorkerState.READY and w.mean_s)
     return ahead / rate if rate else 0.0
+
+
+def fastest_s(workers: Iterable[Worker]) -> float:
+    """How long an inference takes at the fastest READY worker, in seconds; 0 if nobody knows."""
+    timed = (w.mean_s for w in workers if w.state is WorkerState.READY and w.is_timed)
+    return min(timed, default=0.0)
+
+
+def is_hopeless(request: Request, worker: Worker, now: float) -> bool:
+    """Whether its answer would come too late, so that others had better be served.
+
+    Where more is asked for than can be served, the order of deadlines would otherwise have every
+    request begin just before its deadline, and end after it.
+    """
+    return worker.is_timed and now + worker.mean_s > request.deadline

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import logging
+import os
+import resource
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,7 +18,7 @@ from zmq.utils.monitor import parse_monitor_message
 from broker.config import BrokerConfig, addresses, nearby_address
 from broker.security import BACKEND, FRONTEND, Keyring
 from client import errors
-from client.wire import MAX_FRAMES, MAX_HEADER, Frame, receive
+from client.wire import MAX_FRAMES, MAX_HEADER, MAX_METADATA, Frame, receive, send
 
 logger = logging.getLogger("broker")
 
@@ -24,11 +26,12 @@ Socket = zmq.Socket[bytes]
 
 HANDSHAKE_MS = 3_000  # a connection whose handshake takes longer is closed
 _BACKLOG = 1024
+_SPARE_DESCRIPTORS = 1024
 _KEPT = 16
 _PROBE_S = 1.0
 _MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
 
-# Not EVENT_ACCEPT_FAILED: out of descriptors, libzmq reports it 100,000 times a second.
+# Not EVENT_ACCEPT_FAILED: when descriptors run out, libzmq reports it 100,000 times a second.
 _EVENTS: dict[int, str] = {
     zmq.EVENT_ACCEPTED: "accepted",
     zmq.EVENT_DISCONNECTED: "closed",
@@ -47,7 +50,7 @@ def open_frontend(
     """Bind the robots' door.
 
     Raises:
-        CannotBind: the address is in use, or cannot be this machine's.
+        CannotBind: the address is in use, or is not one of this machine's.
     """
     return _open(
         context,
@@ -72,13 +75,13 @@ def open_backend(
     """Bind the workers' door, and a nearer one for those on this host.
 
     Raises:
-        CannotBind: the address is in use, or cannot be this machine's.
+        CannotBind: the address is in use, or is not one of this machine's.
     """
     socket = _open(
         context,
         name=BACKEND,
         setting=config.backend,
-        max_bytes=config.limits.max_bytes,
+        max_bytes=max(config.limits.max_bytes, MAX_METADATA),
         keyring=keyring,
         heartbeat_ms=1_000,
         timeout_ms=3_000,
@@ -89,10 +92,25 @@ def open_backend(
     # has lost its old connection, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
     try:
-        socket.bind(nearby_address(epoch))
-    except zmq.ZMQError as error:  # not Linux: then all come the usual way
+        if config.nearby:
+            socket.bind(nearby_address(epoch))
+    except zmq.ZMQError as error:  # not Linux: then workers here connect as all others do
         logger.info("workers on this host connect as all others do: %s", error)
     return socket
+
+
+def has_spare_descriptors() -> bool:
+    """Whether so few file descriptors are in use that no crowd will soon take the last one.
+
+    libzmq 4.3.5 ends the process where a Unix socket's listener finds none left, and one of TCP
+    goes on (ipc_listener.cpp and tcp_listener.cpp, `accept`). So nobody may be sent to a Unix
+    socket then.
+    """
+    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        return len(os.listdir("/proc/self/fd")) < most - min(_SPARE_DESCRIPTORS, most // 2)
+    except OSError:  # not even one to look with; or not Linux
+        return False
 
 
 def _open(
@@ -114,7 +132,7 @@ def _open(
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     socket.setsockopt(zmq.LINGER, 0)
     socket.setsockopt(zmq.BACKLOG, _BACKLOG)
-    # The client refuses at max_bytes with a reason; twice that is where we hang up.
+    # A peer refuses with a reason to send more than it may; twice that is where we hang up.
     socket.setsockopt(zmq.MAXMSGSIZE, 2 * max_bytes)
     socket.setsockopt(zmq.HEARTBEAT_IVL, heartbeat_ms)
     socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, timeout_ms)
@@ -124,6 +142,16 @@ def _open(
         socket.setsockopt(zmq.CURVE_PUBLICKEY, keyring.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, keyring.secret)
         socket.setsockopt(zmq.ZAP_DOMAIN, name.encode("ascii"))
+    bind(socket, name, setting)
+    return socket
+
+
+def bind(socket: Socket, name: str, setting: str) -> None:
+    """Bind a socket to all addresses of a setting, or close it; `name` is the setting's.
+
+    Raises:
+        CannotBind: an address is in use, or is not one of this machine's.
+    """
     for endpoint in addresses(setting):
         socket.setsockopt(zmq.IPV6, int("[" in endpoint))
         try:
@@ -132,7 +160,6 @@ def _open(
         except (OSError, zmq.ZMQError) as error:
             socket.close()
             raise CannotBind(_reason(name, endpoint, error.errno, str(error))) from error
-    return socket
 
 
 def _check_path(endpoint: str) -> None:
@@ -197,6 +224,33 @@ def check_frames(envelope: Sequence[Frame], message: Sequence[Frame]) -> None:
         raise errors.ProtocolError(
             f"header of {len(message[0])} bytes: at most {MAX_HEADER} are allowed"
         )
+
+
+def send_now(socket: Socket, frames: Sequence[Frame]) -> bool:
+    """Send without waiting; False if nobody has that routing id, or its queue is full."""
+    try:
+        send(socket, frames)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        if error.errno != zmq.EHOSTUNREACH:
+            raise
+        return False
+    return True
+
+
+def worker_at_wrong_door(config: BrokerConfig) -> errors.WorkerRefused:
+    """What a worker is told that has connected to the robots' port."""
+    return errors.WorkerRefused(
+        f"this port is for robots: workers connect to the broker's backend, {config.backend} here"
+    )
+
+
+def robot_at_wrong_door(config: BrokerConfig) -> errors.ProtocolError:
+    """What a robot is told that has connected to the workers' port."""
+    return errors.ProtocolError(
+        f"this port is for workers: robots connect to the broker's frontend, {config.frontend} here"
+    )
 
 
 class Monitor:

@@ -35,14 +35,14 @@ class WorkerMessage:
 
 @dataclass(slots=True)
 class ConnectionLost:
-    """A connection closed over which these workers were last heard: a hint, not a proof."""
+    """The connection on which these workers were last heard has closed: a hint, not a proof."""
 
     workers: Sequence[bytes]
 
 
 @dataclass(slots=True)
 class WorkerUnreachable:
-    """Sending to this worker failed, since nobody has that routing id: the proof."""
+    """Sending to this worker failed, since nobody has that routing id: that is the proof."""
 
     worker: bytes
 
@@ -84,5 +84,14 @@ class Log:
     about: Mapping[str, str] = field(default_factory=dict)  # request, worker, robot, by name
 
 
+@dataclass(slots=True)
+class Tapped:
+    """A request that was accepted or its final answer, for those who listen at the tap."""
+
+    kind: str  # `client.tap.REQUEST` or `ANSWER`
+    about: Header  # the fields that `client.tap` lists
+    payload: Payload = ()
+
+
 Event = RobotMessage | WorkerMessage | ConnectionLost | WorkerUnreachable | Tick | Stop
-Command = ToRobot | ToWorker | Log
+Command = ToRobot | ToWorker | Log | Tapped

@@ -8,20 +8,26 @@ from collections import Counter
 
 from broker.agenda import Agenda
 from broker.config import Timers
-from broker.dispatch import first_to_finish, lease_s, predicted_wait_s
+from broker.dispatch import fastest_s, first_to_finish, is_hopeless, lease_s, predicted_wait_s
 from broker.events import WorkerMessage
 from broker.inflight import InFlight
+from broker.names import Names
 from broker.outbox import Outbox
+from broker.reasons import given_up, reason_for_delay, too_late
 from broker.requests import Request
+from broker.shares import USUAL
 from broker.states import RequestState, WorkerState
 from broker.telemetry import Telemetry
 from broker.workers import Lease, Pool, Worker
 from client import errors
+from client.names import AT
 from client.wire import MAX_STAGES, VERSION, Header
 
-# What robot and worker tell each other of shared memory; a broker need not understand it.
+# What robot and worker tell each other about shared memory; a broker need not understand it.
 PASSED_ON = ("host", "memory")
 _OUR_STAGES = 2  # of timing: the wait in the queue, and the worker's time seen from here
+_NO_PACE = (-1, 0.0, 0.0)  # of a policy: in which heartbeat, the wait for each ahead, an inference
+_READY = WorkerState.READY  # Python 3.11 looks a member of an enumeration up by a call
 MAX_ATTEMPTS = 2  # a request that kills workers must not kill all of them
 
 
@@ -29,36 +35,98 @@ class Leases:
     """Leases waiting requests to free slots, and takes them back from workers that fail."""
 
     def __init__(
-        self, pool: Pool, inflight: InFlight, outbox: Outbox, telemetry: Telemetry, timers: Timers
+        self,
+        pool: Pool,
+        inflight: InFlight,
+        names: Names,
+        outbox: Outbox,
+        telemetry: Telemetry,
+        timers: Timers,
     ) -> None:
         self.ends: Agenda[Lease] = Agenda()  # by the time at which each is overdue
         self._pool = pool
         self._inflight = inflight
+        self._names = names
         self._outbox = outbox
         self._telemetry = telemetry
         self._counters: Counter[str] = telemetry.counters
+        self._reserves = inflight.fairness.reserve_live > 0
         self._shortest_s = timers.shortest_lease_ms / 1e3
-        self._paces: dict[str | None, tuple[int, float]] = {}  # see `wait_s`
+        self._paces: dict[str | None, tuple[int, float, float]] = {}  # see `wait_s`
+
+    def open(self, request: Request, now: float) -> None:
+        """Accept a request: one that finds no other waiting and a worker free need not wait.
+
+        Raises:
+            Superseded: a newer one of its session waits already.
+        """
+        inflight, free = self._inflight, self._pool.free.get(request.policy)
+        lane = request.lane
+        if lane is not USUAL and (lane.max_share is not None or self._reserves):
+            free = None  # `dispatch` asks whether it may have a slot
+        worker: Worker | None = None
+        if free:
+            worker = first_to_finish(free.values()) if len(free) > 1 else next(iter(free.values()))
+        if worker is None or inflight.waiting.sessions:
+            inflight.enqueue(request)
+        else:
+            inflight.open(request)
+            self._lease(request, worker, now)
 
     def dispatch(self, now: float) -> None:
         """Lease waiting requests to free slots, as long as there are both."""
         waiting = self._inflight.waiting
         for policy in list(waiting.queues):
             free = self._pool.free.get(policy, {})
+            slots = self._pool.slots(policy) if self._inflight.fairness.is_on and free else 0
             while waiting.waiting_for(policy) and (worker := first_to_finish(free.values())):
-                self._lease(waiting.take(policy), worker, now)
+                request = waiting.take(policy, slots)
+                if request is None:
+                    break
+                if is_hopeless(request, worker, now) and waiting.waiting_for(policy):
+                    self._inflight.fail(request, too_late(), "expire")
+                else:
+                    self._lease(request, worker, now)
+            if self._pool.unasked.get(policy) and waiting.waiting_for(policy):
+                self._ask_for_slots(policy)
+
+    def is_waited_for(self, worker: Worker) -> bool:
+        """Whether a request waits that this worker could take."""
+        return self._inflight.waiting.waiting_for(worker.policy) > 0
+
+    def demand(self, worker: Worker) -> Header:
+        """What a worker that has other brokers too is told in heartbeats and requests."""
+        waiting = self._inflight.waiting.waiting_for(worker.policy)
+        unasked = self._pool.unasked.setdefault(worker.policy, {})
+        if waiting:
+            unasked.pop(worker.id, None)
+        else:
+            unasked[worker.id] = worker
+        return {"grant": worker.grant, "waiting": waiting}
+
+    def _ask_for_slots(self, policy: str | None) -> None:
+        """Tell workers that could let us have more slots that requests wait, once."""
+        for worker in list(self._pool.unasked[policy].values()):
+            if worker.state is WorkerState.READY and worker.slots < worker.total:
+                beats = self._pool.beats
+                self._outbox.tell(worker.id, "heartbeat", n=beats, **self.demand(worker))
 
     def wait_s(self, policy: str | None, ahead: int) -> float:
-        """How long a request will wait that `ahead` others are served before, in seconds.
+        """How long a request will wait if `ahead` others are served before it, in seconds.
 
         The prediction has to visit every worker, so it is made once in each heartbeat interval.
         """
-        beat, pace_s = self._paces.get(policy, (-1, 0.0))
+        beat, pace_s, _ = self._paces.get(policy, _NO_PACE)
         if ahead and beat != self._pool.beats:
-            pace_s = predicted_wait_s(1, self._pool.serving(policy))
+            workers = self._pool.serving(policy)
+            pace_s = predicted_wait_s(1, workers)
             if pace_s:
-                self._paces[policy] = self._pool.beats, pace_s
+                self._paces[policy] = self._pool.beats, pace_s, fastest_s(workers)
         return ahead * pace_s
+
+    def inference_s(self, policy: str | None) -> float:
+        """How long the fastest worker takes, in seconds, as known when `wait_s` was last asked."""
+        return self._paces.get(policy, _NO_PACE)[2]
 
     def check(self, now: float) -> None:
         """Suspect the workers whose leases have ended."""
@@ -70,7 +138,8 @@ class Leases:
         deadlines = self._inflight.deadlines
         while (deadline := deadlines.first_key()) is not None and deadline <= now:
             request = deadlines.pop()
-            self._inflight.fail(request, self._reason_for_delay(request), "expire")
+            reason = reason_for_delay(request, self._pool, self._inflight)
+            self._inflight.fail(request, reason, "expire")
 
     # What workers report.
 
@@ -80,12 +149,21 @@ class Leases:
         if lease is None:
             return
         request, timing = lease.request, message.header.get("timing", {})
-        if len(timing) > MAX_STAGES - _OUR_STAGES:  # or the client could not take it in
+        if len(timing) > MAX_STAGES - _OUR_STAGES:  # or the client would refuse the header
             timing = dict(itertools.islice(timing.items(), MAX_STAGES - _OUR_STAGES))
         timing["queue_ms"] = lease.waited_s * 1e3
         timing["worker_ms"] = (now - lease.started_at) * 1e3
-        self._telemetry.answered(timing["queue_ms"], timing["worker_ms"], now)
+        size, batch = sum(map(len, message.payload)), message.header.get("batch", 1)
+        client, lane = request.id.client, request.lane
+        self._telemetry.answered(
+            client, worker.policy, timing, lane, batch=batch, size=size, now=now
+        )
+        if "breaches" in message.header:
+            self._telemetry.breached(worker.policy, "clipped", message.header["breaches"])
         header: Header = {"v": VERSION, "kind": "result", "timing": timing}
+        if request.base or AT not in worker.policy:  # who names a version knows it
+            header["version"] = worker.policy
+            self._names.answered(request, worker.policy, now)
         if "host" in message.header:
             header["host"] = message.header["host"]
         self._inflight.answer(request, header, message.payload)
@@ -95,6 +173,8 @@ class Leases:
         lease = self._end(worker, message, now)
         if lease is not None:
             header = message.header
+            if "breaches" in header:
+                self._telemetry.breached(worker.policy, "refused", header["breaches"])
             error = errors.from_wire(
                 header.get("code", "policy_failed"), header.get("message", "no reason given")
             )
@@ -129,26 +209,28 @@ class Leases:
         request.leased_at = worker.leased_at = now
         attempt = request.attempt
         while (request.id, attempt) in worker.in_hand:
-            attempt += 1  # the id was asked before, and this worker still computes that request
+            attempt += 1  # the same id came before, and this worker still computes that request
         waited_s = now - request.queued_at
         length_s = lease_s(worker, self._shortest_s)
         lease = Lease(request, worker, attempt, now, waited_s, length_s, self._pool.beats)
         worker.hold(lease)
+        if self._inflight.fairness.is_on:
+            lease.expected_s = worker.mean_s / worker.capacity
+            self._inflight.fairness.lease(request.lane, worker.policy, lease.expected_s)
         self.ends.add(now + length_s, lease)
         given = request.header
-        passed_on = {field: given[field] for field in PASSED_ON if field in given}
-        self._outbox.tell(
-            worker.id,
-            "infer",
-            payload=request.payload,
-            id=request.id,
-            attempt=attempt,
-            deadline_ms=(request.deadline - now) * 1e3,
-            buffers=given.get("buffers", False),
-            session=given.get("session", ""),
-            robot=given.get("robot", ""),
-            **passed_on,
-        )
+        fields: Header = {
+            "id": request.id,
+            "attempt": attempt,
+            "deadline_ms": (request.deadline - now) * 1e3,
+            "buffers": given.get("buffers", False),
+        }
+        for field in PASSED_ON:
+            if field in given:
+                fields[field] = given[field]
+        if worker.grant is not None:
+            fields.update(self.demand(worker))
+        self._outbox.tell(worker.id, "infer", request.payload, **fields)
 
     def _end(self, worker: Worker, message: WorkerMessage, now: float) -> Lease | None:
         """End a lease and free its slot; returns it if its request still needs an answer."""
@@ -161,11 +243,17 @@ class Leases:
         if message.header["kind"] == "result":  # a failure may come before any computing
             # A process that was stopped for an hour, or a clock that jumped, says nothing about
             # its speed: believe that it has become slow only step by step.
-            worker.took(min(now - lease.started_at, 2.0 * lease.length_s))
-        self.trust_again(worker)
+            took_s = min(now - lease.started_at, 2.0 * lease.length_s)
+            worker.took(took_s)
+            if lease.expected_s is not None:
+                lane, slot_s = lease.request.lane, took_s / worker.capacity
+                self._inflight.fairness.took(lane, worker.policy, lease.expected_s, slot_s)
+        if worker.state is not _READY:
+            self.trust_again(worker)
         if lease.request.is_final:
             self._counters["dropped late reply"] += 1
             return None
+        lease.request.worker = worker.id
         return lease
 
     def _overrun(self, lease: Lease, now: float) -> None:
@@ -183,42 +271,27 @@ class Leases:
         self._counters["leases overrun"] += 1
         # The last attempt may go on until the deadline, as there will be no other.
         if request.state is RequestState.LEASED and request.attempt < MAX_ATTEMPTS:
-            self._inflight.requeue(request, now)
+            self._requeue(request, now)
 
     def _release(self, lease: Lease) -> None:
         lease.worker.let_go(lease)
         lease.request.holders -= 1
         self.ends.discard(lease)
+        if lease.expected_s is not None:
+            policy, inflight = lease.worker.policy, self._inflight
+            inflight.fairness.release(lease.request.lane, policy)
+            if not inflight.waiting.waiting_for(policy):
+                inflight.fairness.rest(policy)
+
+    def _requeue(self, request: Request, now: float) -> None:
+        self._names.choose_again(request, now)  # its version may be served no more
+        self._inflight.requeue(request, now)
 
     def _retry(self, request: Request, now: float) -> None:
         if request.state is not RequestState.LEASED or request.holders:
             return
         if request.attempt < MAX_ATTEMPTS:
             self._counters["moved"] += 1
-            self._inflight.requeue(request, now)
+            self._requeue(request, now)
         else:
-            self._inflight.fail(
-                request,
-                errors.WorkerLost(
-                    f"{request.attempt} workers were lost with this request in hand: it is not "
-                    "tried again, as it may be what kills them. Look at the workers' logs"
-                ),
-            )
-
-    def _reason_for_delay(self, request: Request) -> errors.PolicyError:
-        if request.state is RequestState.LEASED:
-            return errors.DeadlineExceeded(
-                f"a worker had it for {(request.deadline - request.leased_at) * 1e3:.0f} ms and "
-                "had not answered: allow more time, or look at that worker"
-            )
-        if request.policy is None and self._pool.by_policy:
-            return errors.WorkerLoading("this broker has just started: try again, or name a policy")
-        states = {worker.state for worker in self._pool.serving(request.policy)}
-        if WorkerState.READY in states:
-            return errors.DeadlineExceeded(
-                "all workers were busy until its deadline: start more, or allow more time"
-            )
-        name = request.policy or "any policy"
-        if WorkerState.WARMING in states:
-            return errors.WorkerLoading(f"the workers of {name} are still loading: try again")
-        return errors.NoWorker(f"no live worker serves {name}: start one, or look at its log")
+            self._inflight.fail(request, given_up(request))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, deque
 
 from broker.events import Command, Log, Payload, ToRobot, ToWorker
 from client import errors
 from client.wire import VERSION, Header
+
+_ERRORS = 50  # kept for people to read
+_LONGEST = 400  # characters of each
+# Robots cause these in everyday operation.
+_EVERYDAY = ("superseded", "cancelled", "draining")
 
 
 class Outbox:
@@ -16,6 +21,9 @@ class Outbox:
         self.epoch = epoch
         self.commands: list[Command] = []
         self._counters = counters
+        self._told = 0
+        # The latest for people: a number, robot, policy, code and message.
+        self.errors: deque[tuple[int, str, str, str, str]] = deque(maxlen=_ERRORS)
 
     def reply(self, envelope: Payload, request: Header, kind: str, payload: Payload = ()) -> None:
         """Answer a robot's message that was not a request for actions."""
@@ -23,7 +31,12 @@ class Outbox:
 
     def refuse(self, envelope: Payload, request: Header, error: errors.PolicyError) -> None:
         """Answer a robot's message with an error."""
-        self._counters[f"error {error.code()}"] += 1
+        code = error.code()
+        self._counters[f"error {code}"] += 1
+        if code not in _EVERYDAY:
+            self._told += 1
+            robot, policy = request.get("robot", ""), request.get("policy", "")
+            self.errors.append((self._told, robot, policy, code, str(error)[:_LONGEST]))
         self.commands.append(ToRobot(envelope, error_header(request, error)))
 
     def tell(self, worker: bytes, kind: str, payload: Payload = (), **fields: object) -> None:

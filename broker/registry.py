@@ -12,11 +12,14 @@ from broker.leases import Leases
 from broker.names import Names
 from broker.outbox import Outbox
 from broker.states import WorkerState
+from broker.versions import Versions
 from broker.workers import Pool, Worker
 from client import errors
+from client.names import is_full_name
+from client.wire import Header
 
 PROBE_S = 0.002  # from a hint that a connection is lost to an extra heartbeat
-PROBE_AGAIN_S = 0.01  # from that one to another, in case that the first came too early
+PROBE_AGAIN_S = 0.01  # from that one to another, in case the first came too early
 MAX_NAMES = 1000  # of policies ever served
 
 
@@ -29,16 +32,19 @@ class Registry:
         pool: Pool,
         leases: Leases,
         names: Names,
+        versions: Versions,
         outbox: Outbox,
         counters: Counter[str],
         now: float,
     ) -> None:
         self.beat_at = now  # when the next heartbeat is due
+        self.offers_nearby = config.nearby  # are new workers told the nearer address?
         self._config = config
         self._timers = config.timers
         self._pool = pool
         self._leases = leases
         self._names = names
+        self._versions = versions
         self._outbox = outbox
         self._counters = counters
         self._is_probing = False  # is the next heartbeat an extra one?
@@ -58,7 +64,7 @@ class Registry:
             return
         worker = self._pool.by_id.get(message.worker)
         if worker is None or header.get("epoch") != self._outbox.epoch:
-            # It talks to a broker, or as a worker, that is no more: it has to say hello first.
+            # It means an earlier run of the broker, or was removed: it has to say hello first.
             self._counters[f"dropped {header['kind']}"] += 1
             if header["kind"] != "goodbye":
                 self._outbox.tell(message.worker, "who")
@@ -92,6 +98,7 @@ class Registry:
         self._counters["workers lost"] += 1
         for lease in list(worker.in_hand.values()):
             self._leases.take_back(lease, now)
+        self._names.settle(worker.policy, now)
 
     def check(self, now: float) -> None:
         """Send heartbeats when they are due, and suspect the workers that fell silent."""
@@ -102,7 +109,7 @@ class Registry:
         self._is_probing = False
         self._pool.beats += 1
         for worker in self._pool.by_id.values():
-            self._outbox.tell(worker.id, "heartbeat", n=self._pool.beats)
+            self._beat(worker)
             silent_s = now - worker.heard_at
             if worker.state is WorkerState.READY and silent_s > self._timers.suspect_ms / 1e3:
                 worker.move("silent")
@@ -111,6 +118,10 @@ class Registry:
                     f"worker {worker.name} is suspect: nothing heard for {silent_s:.1f} s",
                     **worker.about,
                 )
+
+    def _beat(self, worker: Worker) -> None:
+        shared = {} if worker.grant is None else self._leases.demand(worker)
+        self._outbox.tell(worker.id, "heartbeat", n=self._pool.beats, **shared)
 
     # What workers say of themselves.
 
@@ -127,15 +138,18 @@ class Registry:
                 self.remove(known.id, "it was refused", now)
             return
         worker.heard_at = now
-        self._outbox.tell(
-            worker.id,
-            "welcome",
-            heartbeat_ms=self._timers.heartbeat_ms,
-            max_bytes=self._config.limits.max_bytes,
-            ipc=nearby_address(self._outbox.epoch),
-        )
+        about: Header = {
+            "heartbeat_ms": self._timers.heartbeat_ms,
+            "max_bytes": self._config.limits.max_bytes,
+        }
+        if self.offers_nearby:
+            about["ipc"] = nearby_address(self._outbox.epoch)
+        if worker.grant is not None:
+            about["grant"] = worker.grant  # so it knows that we remember what we gave
+        self._outbox.tell(worker.id, "welcome", **about)
         if header.get("state") == "draining":
             worker.move("drain")
+        self._names.settle(worker.policy, now)
 
     def _register(self, message: WorkerMessage, now: float) -> Worker:
         header, payload = message.header, message.payload
@@ -144,11 +158,16 @@ class Registry:
         policy, limit, pool = header["policy"], self._config.limits.max_workers, self._pool
         if len(pool.by_id) >= limit:
             raise errors.WorkerRefused(f"{limit} workers are here already (limits.max_workers)")
+        if not is_full_name(policy):
+            raise errors.WorkerRefused(f"the name {policy!r} is neither NAME nor NAME@VERSION")
         is_new_name = policy not in pool.by_policy
         if is_new_name and len(pool.by_policy) >= MAX_NAMES:
             raise errors.WorkerRefused(f"{MAX_NAMES} names were served already: reuse one")
         worker = Worker(message.worker, policy, None, header.get("horizon", 0), payload, now)
+        worker.total = header.get("slots", 1)
+        worker.joined_at, worker.is_loaded = now, header.get("state") == "ready"
         self._check_alike(worker, header.get("digest"))
+        self._versions.add(policy, pool.by_policy)
         pool.add(worker)
         pool.metadata[policy] = payload
         self._outbox.log(logging.INFO, f"worker {worker.name} said hello")
@@ -172,13 +191,13 @@ class Registry:
                 raise errors.WorkerRefused(
                     f"{worker.policy!r} is already served with digest {_short(other.digest)} and"
                     f" horizon {other.horizon}, this worker has {_short(digest)} and"
-                    f" {worker.horizon}: robots would be answered by either. Give it a name of its"
-                    " own with name=..."
+                    f" {worker.horizon}: robots would be answered by either. Give it a version of"
+                    " its own with version=..., or another name with name=..."
                 )
 
     def _ready(self, worker: Worker, message: WorkerMessage, now: float) -> None:
         header = message.header
-        worker.slots = header.get("slots", 1)
+        worker.slots, worker.grant = header.get("slots", 1), header.get("grant")
         pace = ""
         if "inference_ms" in header:
             worker.expect(header["inference_ms"] / 1e3)
@@ -187,15 +206,41 @@ class Registry:
             text = f"worker {worker.name} is ready: {worker.slots} slots{pace}"
             self._outbox.log(logging.INFO, text)
         worker.move("ready")
+        self._names.settle(worker.policy, now)
+        if worker.grant is not None:
+            self._beat(worker)  # which tells it whether requests wait here
 
     def _heartbeat(self, worker: Worker, message: WorkerMessage, now: float) -> None:
         self._leases.release_lost(worker, message, now)
+        if worker.grant is not None:
+            self._regrant(worker, message.header)
         state = message.header.get("state")
         if state == "draining":
-            worker.move("drain")
+            self._drain(worker, now)
+        elif worker.is_retired:
+            self._outbox.tell(worker.id, "retire")  # it was lost with a connection
         elif state == "ready" and worker.state is WorkerState.WARMING:
             self._outbox.tell(worker.id, "who")  # its `ready` was lost with a connection
         self._leases.trust_again(worker)
+
+    def _drain(self, worker: Worker, now: float) -> None:
+        is_news = worker.state is not WorkerState.DRAINING
+        worker.move("drain")
+        if is_news:
+            self._names.settle(worker.policy, now)
+
+    def _regrant(self, worker: Worker, header: Header) -> None:
+        """Take in the share of a worker's slots; what was taken back is acknowledged at once.
+
+        What was sent to it before has come there before the acknowledgement. And slots that come
+        when nothing waits any more are of use to another broker: it hears that at once too.
+        """
+        grant = header.get("grant", 0)
+        if worker.grant is None or grant <= worker.grant:
+            return
+        is_fewer = worker.regrant(header.get("slots", 0), grant)
+        if is_fewer or not self._leases.is_waited_for(worker):
+            self._beat(worker)
 
     def _goodbye(self, worker: Worker, message: WorkerMessage, now: float) -> None:
         self.remove(worker.id, message.header.get("message") or "it said goodbye", now)

@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 
 from broker.agenda import Agenda
 from broker.events import Payload
+from broker.fairness import Fairness
+from broker.shares import USUAL, FairQueue, Lane
 from broker.states import REQUEST_MOVES, RequestState, move
 from client.wire import Header, RequestId
+
+_OPEN = frozenset({RequestState.WAITING, RequestState.LEASED})
 
 
 @dataclass(slots=True, eq=False)
@@ -20,16 +24,19 @@ class Request:
     header: Header
     payload: Payload
     size: int  # bytes of payload
-    policy: str | None  # None: the only one that is served
+    policy: str | None  # the full name that answers it; None: the only one that is served
     queued_at: float  # when it last began to wait
     deadline: float
     robot: Hashable = b""  # who has it in hand, for `Accounts`
+    lane: Lane = USUAL
+    base: str = ""  # the name of which `policy` is the version that was chosen, if it is one
     session: tuple[bytes, str] = field(init=False)  # at most one request of each waits
     turn: tuple[int, float] = field(init=False)  # priority class (0 first), then deadline
     state: RequestState = RequestState.WAITING
     attempt: int = 0  # leases so far
     holders: int = 0  # workers that have it in hand
     leased_at: float = 0.0
+    worker: bytes = b""  # whose answer it got
 
     def __post_init__(self) -> None:
         """Take from the header what scheduling needs often."""
@@ -39,7 +46,7 @@ class Request:
     @property
     def is_final(self) -> bool:
         """Has it been answered, by a result or an error?"""
-        return self.state not in (RequestState.WAITING, RequestState.LEASED)
+        return self.state not in _OPEN
 
     def move(self, cause: str) -> None:
         """Change state as the table says."""
@@ -48,9 +55,13 @@ class Request:
 
 @dataclass(slots=True)
 class WaitingRoom:
-    """Waiting requests by policy, in order of priority class and then of deadline."""
+    """Waiting requests by policy, in order of priority class and then of deadline.
 
-    queues: dict[str | None, Agenda[Request]] = field(default_factory=dict)
+    As soon as one of another lane than the usual waits for a policy, they are in lanes.
+    """
+
+    fairness: Fairness
+    queues: dict[str | None, Agenda[Request] | FairQueue] = field(default_factory=dict)
     sessions: dict[tuple[bytes, str], Request] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -67,23 +78,37 @@ class WaitingRoom:
                 return request  # an older one that is retried or late must not displace a newer one
             self.remove(displaced)
         self.sessions[request.session] = request
-        self.queues.setdefault(request.policy, Agenda()).add(request.turn, request)
+        queue = self.queues.get(request.policy)
+        if queue is None:
+            queue = self.queues[request.policy] = Agenda()
+        if request.lane is not USUAL and isinstance(queue, Agenda):
+            shares = self.fairness.shares_of(request.policy)
+            queue = self.queues[request.policy] = FairQueue(shares, queue)
+        queue.add(request.turn, request)
         return displaced
 
     def remove(self, request: Request) -> None:
         """Take a request out, if it waits."""
         if self.sessions.get(request.session) is request:
             del self.sessions[request.session]
-            self._queue_of(request).discard(request)
+            queue = self.queues[request.policy]
+            queue.discard(request)
             self._forget_if_empty(request.policy)
+            if not queue and self.fairness.is_on:
+                self.fairness.rest(request.policy)
 
-    def take(self, policy: str | None) -> Request:
-        """Take out the request that is to be served next.
+    def take(self, policy: str | None, slots: int = 0) -> Request | None:
+        """Take out the request that is to be served next, by a policy with so many `slots` in all.
+
+        None if none of those that wait may have a slot now.
 
         Raises:
             KeyError: none waits for this policy.
         """
-        request = self.queues[policy].pop()
+        queue = self.queues[policy]
+        request = queue.pop() if isinstance(queue, Agenda) else queue.pop(slots)
+        if request is None:
+            return None
         del self.sessions[request.session]
         self._forget_if_empty(policy)
         return request
@@ -103,14 +128,14 @@ class WaitingRoom:
             return 0
         older = self.sessions.get(request.session)
         is_counted = older is not None and older in queue and older.turn <= request.turn
-        return queue.count_until(request.turn) - is_counted
+        if isinstance(queue, Agenda):
+            return queue.count_until(request.turn) - is_counted
+        is_counted = is_counted and older is not None and older.lane is request.lane
+        return queue.count_before(request) - is_counted
 
     def all_for(self, policy: str | None) -> Iterator[Request]:
         """Those that wait for a policy, in no particular order."""
         return iter(self.queues.get(policy, ()))
-
-    def _queue_of(self, request: Request) -> Agenda[Request]:
-        return self.queues[request.policy]
 
     def _forget_if_empty(self, policy: str | None) -> None:
         if not self.queues[policy]:

@@ -1,6 +1,6 @@
 """Permissions: which keys may connect where, and what they may ask for or serve.
 
-Nothing here does I/O but the two functions that read files.
+Only the two functions that read files do any I/O.
 
 A folder of keys, as `python -m scripts.keys` makes it, holds the broker's own pair
 (`broker.key`) and one `NAME.json` for every peer that may connect:
@@ -20,10 +20,12 @@ from pathlib import Path
 
 from client import errors
 from client.keys import check_pair, read_json, z85_field
+from client.names import base_of
 from client.wire import Header
 
 BROKER_FILE = "broker.key"
 FRONTEND, BACKEND = "frontend", "backend"
+_OPERATORS = ("status", "rollout")  # kinds that only they may send
 _MAX_CLIENTS = 256  # client uuids bound to one key; then the oldest is forgotten
 
 
@@ -131,13 +133,13 @@ class Guard:
                 not for this policy or kind.
         """
         identity = self._known(key)
-        if header["kind"] == "status" and identity.role is not Role.operator:
+        if header["kind"] in _OPERATORS and identity.role is not Role.operator:
             raise errors.Forbidden(f"{identity.name!r} is a {identity.role}: ask as an operator")
         allowed = identity.policies
-        if allowed is not None and header["kind"] in ("infer", "metadata"):
+        if allowed is not None and header["kind"] in ("infer", "metadata", "rollout"):
             if "policy" not in header and len(allowed) == 1:
                 header["policy"] = next(iter(allowed))
-            if header.get("policy") not in allowed:
+            if not _is_among(header.get("policy"), allowed):
                 raise errors.Forbidden(
                     f"the key {identity.name!r} is for {', '.join(sorted(allowed)) or 'no policy'}"
                     + ("" if "policy" in header else ": name the one that you want")
@@ -157,7 +159,7 @@ class Guard:
         if (
             header["kind"] == "hello"
             and allowed is not None
-            and header.get("policy") not in allowed
+            and not _is_among(header.get("policy"), allowed)
         ):
             names = ", ".join(sorted(allowed)) or "no policy"
             raise errors.Forbidden(f"the key {identity.name!r} may serve {names}")
@@ -181,3 +183,8 @@ class Guard:
             oldest = next(iter(owned))
             del owned[oldest], self._owners[oldest]
         self._owners[client], owned[client] = key, None
+
+
+def _is_among(policy: str | None, allowed: frozenset[str]) -> bool:
+    """Whether a name is allowed; whoever may have a policy may have each of its versions."""
+    return policy is not None and (policy in allowed or base_of(policy) in allowed)

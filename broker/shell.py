@@ -8,17 +8,27 @@ from __future__ import annotations
 
 import logging
 import secrets
-import select
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import zmq
 
-from broker.access import KeyFolder, Zap
+from broker.access import KeyFolder, TeamFile, Zap
 from broker.config import BrokerConfig
 from broker.core import Core
-from broker.doors import CannotBind, Monitor, Socket, check_frames, open_backend, open_frontend
+from broker.doors import (
+    CannotBind,
+    Monitor,
+    Socket,
+    check_frames,
+    has_spare_descriptors,
+    open_backend,
+    open_frontend,
+    robot_at_wrong_door,
+    send_now,
+    worker_at_wrong_door,
+)
 from broker.events import (
     Command,
     ConnectionLost,
@@ -26,6 +36,7 @@ from broker.events import (
     Log,
     RobotMessage,
     Stop,
+    Tapped,
     Tick,
     ToRobot,
     ToWorker,
@@ -34,36 +45,37 @@ from broker.events import (
 )
 from broker.outbox import error_header
 from broker.security import BACKEND, FRONTEND
+from broker.tap import Tap
 from client import errors
 from client.wire import (
     FROM_CLIENT,
     FROM_WORKER,
+    MAX_FRAMES,
     Frame,
     Header,
     decode_header,
     encode_header,
-    receive,
-    send,
     split_envelope,
+    take,
 )
 
 logger = logging.getLogger("broker")
 
-_BATCH = 32  # messages taken from one socket before the other gets its turn
 # Between the last answer and the end. A robot's libzmq drops an answer that it has not read yet
 # when it notices that the connection is closed (measured).
 _PARTING_S = 0.2
 _FOR_EVER = float("inf")
+_READABLE, _SOURCE = int(zmq.POLLIN), int(zmq.SRCFD)  # pyzmq's enumerations are slower
 
 
 class Shell:
     """Binds both ports and runs the core over them until stopped."""
 
     def __init__(self, config: BrokerConfig) -> None:
-        """Read the keys, if there are any, and bind.
+        """Read keys and teams, if there are any, and bind.
 
         Raises:
-            ValueError: the keys cannot be read.
+            ValueError: keys or teams cannot be read.
             CannotBind: an address that this process cannot listen at.
         """
         self._config = config
@@ -71,44 +83,48 @@ class Shell:
         self._guard = None if self._keys is None else self._keys.guard
         keyring = None if self._keys is None else self._keys.keyring
         epoch = secrets.randbits(62)
-        self._core = Core(config, epoch, time.monotonic())
+        self._teams = TeamFile(config.fairness.teams, self._keys)
+        self._core = Core(config, epoch, time.monotonic(), self._teams.teams)
         self.counters = self._core.counters
         self._context: zmq.Context[Socket] = zmq.Context()
-        self._serve: dict[Socket, Callable[[], object]] = {}
+        self._tap: Tap | None = None
+        self._serve: dict[Socket | int, Callable[[], object]] = {}  # by socket, or by descriptor
         try:
             if self._guard is not None:
                 zap = Zap(self._context, self._guard, self.counters)
                 self._serve[zap.socket] = zap.serve
             self._frontend = open_frontend(self._context, config, keyring)
             self._backend = open_backend(self._context, config, keyring, epoch)
+            if config.tap is not None:
+                self._tap = Tap(config, config.tap, self.counters)
+                self._serve[self._tap.socket] = self._serve_tap
+                self._serve[self._tap.door] = self._tap.admit
+                self._serve[self._tap.monitor.fileno()] = self._tap.look
         except CannotBind:
             self._context.destroy(linger=0)
             raise
         self._robots = Monitor(self._frontend, FRONTEND, self.counters)
         self._workers = Monitor(self._backend, BACKEND, self.counters)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
-        self._stop_reason = ""  # empty as long as it is not to stop
+        self._stop_reason = ""  # empty until it is told to stop
         self._is_draining = self._is_parting = self._reloading = False
         self._until = _FOR_EVER  # when the next step of stopping is due
         self._serve[self._frontend] = self._serve_frontend
         self._serve[self._backend] = self._serve_backend
-        self._serve[self._robots.socket] = self._robots.take
-        self._serve[self._workers.socket] = self._serve_workers_monitor
-        # Sockets that may hold a message. Their descriptors are edge-triggered, and sending can
-        # consume an edge, so a socket that was used for sending is read before the next wait.
-        self._to_read = set(self._serve)
-        self._poller = select.poll()
-        self._by_descriptor = {socket.fileno(): socket for socket in self._serve}
-        for descriptor in self._by_descriptor:
-            self._poller.register(descriptor, select.POLLIN)
+        # A monitor's descriptor is enough: it is read until it is empty, and only here.
+        self._serve[self._robots.socket.fileno()] = self._robots.take
+        self._serve[self._workers.socket.fileno()] = self._serve_workers_monitor
+        self._polled = [(served, _READABLE) for served in self._serve]
 
     def run(self) -> None:
         """Serve until `stop` is called and what workers have in hand is answered."""
+        self._robots.take()  # what came before is announced no more
+        self._serve_workers_monitor()
+        timeout_ms = 0
         while True:
-            # Only one round: a peer that never stops sending must not keep us here.
-            sockets, self._to_read = self._to_read, set()
-            for socket in sockets:
-                self._serve[socket]()
+            # One message of each: a peer that never stops sending must not keep us here.
+            for served, _ in zmq.zmq_poll(self._polled, timeout_ms):
+                self._serve[served]()
             now = time.monotonic()
             if self._reloading:
                 self._reloading = False
@@ -118,8 +134,9 @@ class Shell:
             wake_at = min(self._core.wake_at(), self._until)
             if wake_at <= now:
                 self._do(Tick(), now)
-            elif not self._to_read:
-                self._wait((wake_at - now) * 1e3 + 0.5)
+                timeout_ms = 0
+            else:
+                timeout_ms = int((wake_at - now) * 1e3) + 1
         self._close()
 
     def stop(self, reason: str) -> None:
@@ -127,7 +144,7 @@ class Shell:
         self._stop_reason = self._stop_reason or reason
 
     def _may_leave(self, now: float) -> bool:
-        """Go on with stopping; True when all are answered and had time to read it."""
+        """Take the next step of stopping; True when all are answered and had time to read it."""
         if not self._is_draining:
             logger.info("stopping: %s", self._stop_reason)
             self._is_draining = True
@@ -141,42 +158,40 @@ class Shell:
         return False
 
     def reload(self) -> None:
-        """Have `run` read the keys again; may be called from a signal handler."""
+        """Have `run` read keys and teams again; may be called from a signal handler."""
         self._reloading = True
 
     def _read_keys_again(self) -> None:
-        if self._keys is None:
-            logger.warning("there are no keys to read again: start with keys=FOLDER")
-        else:
+        if self._keys is not None:
             self._keys.read_again()
-
-    def _wait(self, milliseconds: float) -> None:
-        for descriptor, _ in self._poller.poll(milliseconds):
-            self._to_read.add(self._by_descriptor[descriptor])
+        elif self._config.fairness.teams is None:
+            logger.warning("there are no keys to read again: start with keys=FOLDER")
+        self._teams.read_again(self._core.inflight.fairness)
 
     def _serve_frontend(self) -> None:
-        for _ in range(_BATCH):
-            frames = receive(self._frontend)
-            if frames is None:
-                return
-            try:
-                envelope, message = split_envelope(frames)
-            except errors.ProtocolError:
-                self._turn_away(frames)
-                continue
-            header: Header = {}
-            sender, peer = envelope[0].bytes, ""
-            try:
+        frames = take(self._frontend)
+        if frames is None:
+            return
+        # As a REQ sends it, with no more frames than are allowed: nothing is left to be checked.
+        is_usual = 2 < len(frames) <= MAX_FRAMES and len(frames[1]) == 0
+        try:
+            envelope, message = (frames[:2], frames[2:]) if is_usual else split_envelope(frames)
+        except errors.ProtocolError:
+            self._turn_away(frames)
+            return
+        header: Header = {}
+        sender, peer = envelope[0].bytes, ""
+        try:
+            if not is_usual:
                 check_frames(envelope, message)
-                header = decode_header(message[0], FROM_CLIENT)
-                if self._guard is not None:
-                    peer = self._guard.admit_robot(_key_of(envelope[0]), sender, header).name
-            except errors.PolicyError as error:
-                self._refuse(self._frontend, envelope, error, header)
-                continue
-            event = RobotMessage(sender, envelope, header, message[1:], peer)
-            self._do(event, time.monotonic())
-        self._to_read.add(self._frontend)
+            header = decode_header(message[0], FROM_CLIENT)
+            if self._guard is not None:
+                peer = self._guard.admit_robot(_key_of(envelope[0]), sender, header).name
+        except errors.PolicyError as error:
+            self._refuse(self._frontend, envelope, error, header)
+            return
+        event = RobotMessage(sender, envelope, header, message[1:], peer)
+        self._do(event, time.monotonic())
 
     def _turn_away(self, frames: Sequence[zmq.Frame]) -> None:
         """Answer a message without an envelope, if it is a worker's at the wrong port."""
@@ -185,38 +200,33 @@ class Shell:
         except errors.PolicyError:
             self.counters["garbage without an envelope"] += 1
             return
-        error = errors.WorkerRefused(
-            "this port is for robots: workers connect to the broker's backend, "
-            f"{self._config.backend} here"
-        )
-        self._refuse(self._frontend, frames[:1], error, {})
+        self._refuse(self._frontend, frames[:1], worker_at_wrong_door(self._config), {})
 
     def _serve_backend(self) -> None:
-        for _ in range(_BATCH):
-            frames = receive(self._backend)
-            if frames is None:
-                return
-            worker = frames[0].bytes
-            if len(frames) > 2 and len(frames[1]) == 0:
-                error = errors.ProtocolError(
-                    "this port is for workers: robots connect to the broker's frontend, "
-                    f"{self._config.frontend} here"
-                )
-                self._refuse(self._backend, frames[:2], error, {})
-                continue
-            try:
+        frames = take(self._backend)
+        if frames is None:
+            return
+        worker = frames[0].bytes
+        if len(frames) > 2 and len(frames[1]) == 0:
+            self._refuse(self._backend, frames[:2], robot_at_wrong_door(self._config), {})
+            return
+        try:
+            if not 1 < len(frames) <= MAX_FRAMES:
                 check_frames(frames[:1], frames[1:])
-                header = decode_header(frames[1], FROM_WORKER)
-                if self._guard is not None:
-                    self._guard.admit_worker(_key_of(frames[0]), worker, header)
-            except errors.PolicyError as error:
-                self._refuse(self._backend, frames[:1], error, {})
-                if isinstance(error, errors.Forbidden):
-                    self._do(WorkerUnreachable(worker), time.monotonic())
-                continue
-            self._last_heard_on.setdefault(frames[0].get(zmq.SRCFD), set()).add(worker)
-            self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
-        self._to_read.add(self._backend)
+            header = decode_header(frames[1], FROM_WORKER)
+            if self._guard is not None:
+                self._guard.admit_worker(_key_of(frames[0]), worker, header)
+        except errors.PolicyError as error:
+            self._refuse(self._backend, frames[:1], error, {})
+            if isinstance(error, errors.Forbidden):
+                self._do(WorkerUnreachable(worker), time.monotonic())
+            return
+        connection = frames[0].get(_SOURCE)
+        if worker not in self._last_heard_on.get(connection, ()):
+            self._last_heard_on.setdefault(connection, set()).add(worker)
+        if header["kind"] == "hello":
+            self._core.registry.offers_nearby = self._config.nearby and has_spare_descriptors()
+        self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
 
     def _serve_workers_monitor(self) -> None:
         for descriptor in self._workers.take():
@@ -224,8 +234,12 @@ class Shell:
             workers = self._last_heard_on.pop(descriptor, set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())
 
+    def _serve_tap(self) -> None:
+        if self._tap is not None:
+            self._core.inflight.is_tapped = self._tap.take()
+
     def _do(self, event: Event, now: float) -> None:
-        """Have the core process an event and those that follow from it, and obey its commands."""
+        """Have the core process an event and all that follow from it; carry out its commands."""
         pending: list[Event] = [event]
         for each in pending:
             for command in self._core.handle(each, now):
@@ -236,14 +250,16 @@ class Shell:
     def _carry_out(self, command: Command) -> Event | None:
         if isinstance(command, ToRobot):
             frames = [*command.envelope, encode_header(command.header), *command.payload]
-            if not self._send(self._frontend, frames):
+            if not send_now(self._frontend, frames):
                 self.counters["dropped: robot gone"] += 1
         elif isinstance(command, ToWorker):
             frames = [command.worker, encode_header(command.header), *command.payload]
-            if not self._send(self._backend, frames):
+            if not send_now(self._backend, frames):
                 return WorkerUnreachable(command.worker)
         elif isinstance(command, Log):
             logger.log(command.level, command.text, extra={"about": command.about})
+        elif isinstance(command, Tapped) and self._tap is not None:
+            self._tap.publish(command)
         return None
 
     def _refuse(
@@ -258,20 +274,7 @@ class Shell:
         if isinstance(error, errors.Forbidden):
             about = {"request": str(header["id"])} if "id" in header else {}
             logger.warning("refused a message: %s", error, extra={"about": about})
-        self._send(socket, [*envelope, encode_header(header)])
-
-    def _send(self, socket: Socket, frames: Sequence[Frame]) -> bool:
-        """Send without waiting; False if nobody has that routing id, or its queue is full."""
-        self._to_read.add(socket)
-        try:
-            send(socket, frames)
-        except zmq.Again:
-            return False
-        except zmq.ZMQError as error:
-            if error.errno != zmq.EHOSTUNREACH:
-                raise
-            return False
-        return True
+        send_now(socket, [*envelope, encode_header(header)])
 
     def _close(self) -> None:
         for monitor in (self._robots, self._workers):
@@ -279,6 +282,8 @@ class Shell:
         # The last answers may not have been sent yet.
         self._frontend.close(linger=1_000)
         self._backend.close(linger=0)
+        if self._tap is not None:
+            self._tap.close()  # the last answers are told there too
         self._context.destroy(linger=0)
 
 

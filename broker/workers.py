@@ -14,6 +14,7 @@ from client.wire import RequestId
 _RECENT = 64  # inferences whose times predict the next one
 FORGOTTEN_S = 60.0  # longer than a restart takes: until then a worker may come back
 _SMOOTHING = 0.2  # weight of the newest in the running mean
+_READY = WorkerState.READY  # Python 3.11 looks a member of an enumeration up by a call
 
 
 @dataclass(slots=True, eq=False)
@@ -28,6 +29,7 @@ class Lease:
     length_s: float  # how long the worker may take
     beat: int  # number of the last heartbeat sent before this lease
     overdue: bool = False
+    expected_s: float | None = None  # of a slot's time, where lanes share a policy's workers
 
 
 @dataclass(slots=True, eq=False)
@@ -41,12 +43,18 @@ class Worker:
     metadata: Payload
     heard_at: float
     state: WorkerState = WorkerState.WARMING
-    slots: int = 1
+    slots: int = 1  # of which it may be given as many now
+    total: int = 1  # of which there are as many, shared with other brokers
+    grant: int | None = None  # the number of what it said last of its slots; None: they are ours
     in_hand: dict[tuple[RequestId, int], Lease] = field(default_factory=dict)
     mean_s: float = 0.1  # of its recent inferences, from lease to result
     is_timed: bool = False  # False: `mean_s` is a guess
-    recent_s: deque[float] = field(default_factory=lambda: deque(maxlen=_RECENT))
+    recent_s: deque[float] = field(default_factory=deque)
+    slowest_s: float = 0.0  # of the recent ones
     leased_at: float = 0.0  # when it was last given work
+    joined_at: float = 0.0
+    is_loaded: bool = False  # it said so in its hello: `ready` follows at once
+    is_retired: bool = False  # it was told to leave
     free: dict[bytes, Worker] = field(default_factory=dict)  # those of its policy with a free slot
 
     @property
@@ -62,7 +70,26 @@ class Worker:
     @property
     def free_slots(self) -> int:
         """How many more requests it may be given now."""
-        return self.slots - len(self.in_hand) if self.state is WorkerState.READY else 0
+        return self.slots - len(self.in_hand) if self.state is _READY else 0
+
+    @property
+    def can_answer(self) -> bool:
+        """Whether it answers what it is given, now or as soon as it is trusted again."""
+        if self.state is WorkerState.WARMING:
+            return self.is_loaded
+        return self.state in (WorkerState.READY, WorkerState.SUSPECT)
+
+    @property
+    def capacity(self) -> int:
+        """How many slots it may come to give us."""
+        return self.slots if self.grant is None else max(self.slots, self.total)
+
+    def regrant(self, slots: int, grant: int) -> bool:
+        """Take in how many slots it lets us have now; True if they have become fewer."""
+        is_fewer = slots < self.slots
+        self.slots, self.grant = slots, grant
+        self._enlist()
+        return is_fewer
 
     def move(self, cause: str) -> None:
         """Change state as the table says."""
@@ -81,11 +108,16 @@ class Worker:
 
     def took(self, seconds: float) -> None:
         """Remember how long an inference took."""
-        if not self.recent_s:
+        recent = self.recent_s
+        if not recent:
             self.mean_s = seconds
             self.is_timed = True
         self.mean_s += _SMOOTHING * (seconds - self.mean_s)
-        self.recent_s.append(seconds)
+        recent.append(seconds)
+        if len(recent) > _RECENT and recent.popleft() == self.slowest_s:
+            self.slowest_s = max(recent)
+        elif seconds > self.slowest_s:
+            self.slowest_s = seconds
 
     def expect(self, seconds: float) -> None:
         """Believe the worker's own measurement until there are better ones."""
@@ -105,7 +137,7 @@ class Worker:
         ]
 
     def _enlist(self) -> None:
-        if self.free_slots > 0:
+        if self.state is _READY and len(self.in_hand) < self.slots:
             self.free[self.id] = self
         else:
             self.free.pop(self.id, None)
@@ -120,7 +152,16 @@ class Pool:
     free: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)  # with a free slot
     left_at: dict[str, float] = field(default_factory=dict)  # when a policy last lost a worker
     metadata: dict[str, Payload] = field(default_factory=dict)  # by policy, never removed
+    expected: frozenset[str] = frozenset()  # policies whose workers are started when needed
+    # Workers that have other brokers too, and were told last that nothing waits here.
+    unasked: dict[str | None, dict[bytes, Worker]] = field(default_factory=dict)
     beats: int = 0  # heartbeats sent to every worker so far
+
+    def expect(self, policies: Iterable[str]) -> None:
+        """Know these policies from the start: what asks for them waits for their workers."""
+        self.expected = frozenset(policies)
+        for policy in policies:
+            self.by_policy.setdefault(policy, {})
 
     def add(self, worker: Worker) -> None:
         """Add a worker."""
@@ -132,20 +173,32 @@ class Pool:
         """Remove a worker; the name of its policy stays known."""
         del self.by_id[worker.id]
         del self.by_policy[worker.policy][worker.id]
+        self.unasked.get(worker.policy, {}).pop(worker.id, None)
         self.left_at[worker.policy] = now
 
     def names(self, now: float) -> list[str]:
         """The policies that a request without a name may mean.
 
-        They are those served now or in the last `FORGOTTEN_S`; if there are none, all that were
-        ever served.
+        They are those expected, and those served now or in the last `FORGOTTEN_S`; if there are
+        none, all that were ever served.
         """
         recent = [
             policy
             for policy, workers in self.by_policy.items()
-            if workers or now - self.left_at[policy] < FORGOTTEN_S
+            if workers or policy in self.expected or now - self.left_at[policy] < FORGOTTEN_S
         ]
         return recent or list(self.by_policy)
+
+    def slots(self, policy: str | None) -> int:
+        """All slots of a policy's workers that may be given work."""
+        return sum(w.capacity for w in self.serving(policy) if w.state is WorkerState.READY)
+
+    def serves_since(self, policy: str) -> float | None:
+        """When the first of a policy's workers that can answer joined; None if there is none."""
+        for worker in self.by_policy.get(policy, {}).values():  # in the order in which they came
+            if worker.can_answer:
+                return worker.joined_at
+        return None
 
     def serving(self, policy: str | None) -> list[Worker]:
         """The workers of a policy, in any state but GONE."""

@@ -6,17 +6,15 @@ import threading
 import time
 from typing import Any, Callable, Protocol
 
-import numpy as np
-
 from client import errors
+from client.body import Observation
 from client.chunk_schedule import ChunkSchedule, Request, ScheduleOptions, Step
 from client.chunk_statistics import ChunkStatistics
 from client.merging import Array
+from client.snapshot import Snapshots
 
-_CLOSE_S = 1.0  # that `close` waits for a call of the policy to end
+_CLOSE_S = 1.0  # how long `close` waits for a call of the policy to end
 _TRANSIENT = (errors.Unavailable, errors.WorkerLost, ConnectionError, TimeoutError)
-
-Observation = Any
 
 
 class Policy(Protocol):
@@ -40,12 +38,12 @@ class AsyncActionChunkBroker:
                     apply(action)
 
     `step` never blocks. `infer` has openpi's interface, so its runtime drives it too. A chunk is
-    asked for when so much is left that it comes in time, by the latencies of late; of a chunk
-    that comes, the actions that the robot has executed meanwhile are skipped.
+    asked for early enough to come in time, judged by the recent latencies. When it comes, as many
+    of its actions are skipped as the robot has executed meanwhile.
 
-    Errors of the policy come out of the next `step`, which can be called again after any of them.
-    Those that another moment may mend (`errors.Unavailable`, a lost connection, a deadline) do
-    not: the robot holds, the broker asks again, and `statistics` counts them.
+    The next `step` raises the policy's error, and can be called again after any of them. It does
+    not raise errors that may soon pass (`errors.Unavailable`, a lost connection, a deadline): the
+    robot holds, the broker asks again, and `statistics` counts them.
     """
 
     def __init__(
@@ -70,23 +68,23 @@ class AsyncActionChunkBroker:
             policy: asked by one thread, one request at a time.
             control_hz: how often `step` will be called.
             merge: `replace` by the new chunk; `average` of old and new; `ensemble`, ACT's mean of
-                all chunks; or `rtc`, real-time chunking: the policy makes the new chunk go on
-                from the old one.
+                all chunks; or `rtc`, real-time chunking: the policy makes the new chunk continue
+                the old one.
             action_horizon: actions to execute of each chunk, at most its length; half by default.
-            starvation: with nothing left, `hold` the last action; `slow` down before that comes;
-                or `raise` `errors.Starved`.
+            starvation: when no action is left, `hold` the last one; `slow` down before it comes to
+                that; or `raise` `errors.Starved`.
             average_weights: of the old and of the new chunk.
             ensemble_decay: how much less each newer chunk weighs in an ensemble.
             mode: the form of real-time chunking; this and the following as in
                 `ZmqPolicyClient.infer`.
-            schedule: how heed of the old chunk fades.
-            max_guidance_weight: how strong the pull is at most.
-            prefix_attention_horizon: how much of the old chunk is heeded.
+            schedule: how the weight of the old chunk's rows falls.
+            max_guidance_weight: bounds the pull towards the old chunk.
+            prefix_attention_horizon: how many rows of the old chunk influence the new one.
             clock: monotonic seconds.
 
         Raises:
-            ValueError: an argument is out of its range, or the policy says of itself that it
-                cannot do what `merge` and `mode` ask of it.
+            ValueError: an argument is out of its range, or the policy's metadata say that it
+                cannot do what `merge` and `mode` ask for.
             errors.PolicyError: the policy could not be asked what it can do (`rtc` only).
         """
         rtc = {
@@ -103,8 +101,9 @@ class AsyncActionChunkBroker:
         self._policy = policy
         self._clock = clock
         self._schedule = ChunkSchedule(options)
+        self._snapshots = Snapshots()
         self._changed = threading.Condition()
-        self._job: tuple[Request, Observation] | None = None
+        self._job: tuple[Request, Observation, int] | None = None
         self._resets = 0
         self._error: BaseException | None = None
         self._last_failure: BaseException | None = None
@@ -113,7 +112,7 @@ class AsyncActionChunkBroker:
         self._thread.start()
 
     def step(self, obs: Observation) -> Array | None:
-        """The action (action_dim,) for this control step; None: stand still, nothing has come yet.
+        """The action (action_dim,) for this control step; None while the first has not come yet.
 
         Arrays of `obs` are copied where a chunk is asked for, so cameras may write into them.
 
@@ -134,7 +133,7 @@ class AsyncActionChunkBroker:
             return step.action
 
     def infer(self, obs: Observation) -> dict[str, Any]:
-        """As `step`, in openpi's form: `actions` (action_dim,). Waits for an episode's first chunk.
+        """Like `step`, in openpi's form: `actions` (action_dim,). Waits for the first chunk.
 
         Raises:
             errors.PolicyError: as `step`, and whatever kept the first chunk from coming.
@@ -167,7 +166,7 @@ class AsyncActionChunkBroker:
 
     @property
     def last_failure(self) -> BaseException | None:
-        """What the policy raised last in this episode, also where `step` did not raise it."""
+        """What the policy raised last in this episode, even if `step` did not raise it."""
         with self._changed:
             return self._last_failure
 
@@ -202,7 +201,7 @@ class AsyncActionChunkBroker:
     def _step(self, obs: Observation) -> Step:
         step = self._schedule.step(self._clock())
         if step.request is not None:
-            self._job = (step.request, _copied(obs))
+            self._job = (step.request, self._snapshots.take(obs), self._schedule.held)
             self._changed.notify_all()
         return step
 
@@ -219,6 +218,7 @@ class AsyncActionChunkBroker:
                 self._reset_policy()
             if job is not None:
                 self._ask(*job)
+            job = None  # its observation's memory can then be used again
 
     def _reset_policy(self) -> None:
         try:
@@ -227,8 +227,12 @@ class AsyncActionChunkBroker:
             with self._changed:
                 self._note(error)
 
-    def _ask(self, request: Request, obs: Observation) -> None:
+    def _ask(self, request: Request, obs: Observation, held: int) -> None:
         try:
+            # `ZmqPolicyClient` has it: what the robot missed then shows at the broker as well.
+            tell_held = getattr(self._policy, "tell_held", None)
+            if tell_held is not None:
+                tell_held(held)
             result = self._policy.infer(obs, **request.options)
             with self._changed:
                 self._schedule.answered(request, result["actions"], self._clock())
@@ -256,9 +260,3 @@ def _check_rtc(policy: Any, mode: str) -> None:
             f"{', '.join(modes) or 'no form of real-time chunking'}; use another mode, or "
             "merge='average' or 'ensemble'"
         )
-
-
-def _copied(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _copied(member) for key, member in value.items()}
-    return value.copy() if isinstance(value, np.ndarray) else value

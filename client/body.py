@@ -10,9 +10,9 @@ The inline forms are msgpack-numpy's, which writes and reads them here; keys may
 bytes when decoding. Maps that hold these keys are taken for arrays, so `nd` and `__buffer__` are
 reserved names.
 
-msgpack-numpy unpickles what says that it holds objects, so it gets nothing from outside but what
-was checked: a dtype is a short string that must match `_DTYPE`, which has no way to spell an object
-or a structure, and the field that would say so is never handed on.
+msgpack-numpy unpickles data that claims to hold objects, so nothing from outside reaches it
+unchecked: a dtype is a short string that must match `_DTYPE`, which cannot spell an object or a
+structure, and the field that would make that claim is never passed on.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ import enum
 import functools
 import re
 import sys
-from typing import Any, Sequence, Union
+from typing import Any, Dict, Sequence, Union
 
 import msgpack
 import msgpack_numpy
@@ -35,15 +35,20 @@ MAX_DIMENSIONS = 32
 MAX_DEPTH = 32  # of nested dicts, when looking for the one that cannot be encoded
 
 _KINDS = "biufcmMSU"  # bool, integers, floats, complex, durations, times, bytes, text
-# No length and no multiple is 0: numpy has such dtypes, and they take no bytes or divide by zero.
+# Neither a length nor a multiple may be 0: numpy has such dtypes, whose items take no bytes or
+# divide by zero.
 _DTYPE = re.compile(
     r"[<>|=](?:[bufciSU][1-9]\d{0,8}|[mM]8(?:\[(?:[1-9]\d{0,5})?[a-zA-Zμ]{1,2}\])?)", re.ASCII
 )
-_NUMBERS = frozenset("?bhilqBHILQefdFD")  # what msgpack-numpy can take the bytes of
+_NUMBERS = frozenset("?bhilqBHILQefdFD")  # whose bytes msgpack-numpy can read
+_NUMBER_TYPES = {np.dtype(char).str: np.dtype(char) for char in sorted(_NUMBERS)}
+_UINT8 = np.dtype(np.uint8)
 _PLAIN: tuple[Any, ...] = (dict, list, str, bytes, float, int)
 _TEXT_KEYS = {b"nd": "nd", b"type": "type", b"shape": "shape", b"data": "data", b"kind": "kind"}
 
 Buffer = Union[Frame, memoryview]
+Observation = Dict[str, Any]
+"""What a robot sends: nested dicts and lists of numpy arrays and plain values."""
 
 
 def encode_body(
@@ -63,28 +68,39 @@ def encode_body(
         The body and then the large arrays' bytes, not copied if they are C-contiguous.
 
     Raises:
-        BadObservation: something that has no form on the wire; the message names its key.
+        BadObservation: a value cannot be sent; the message names its key.
     """
     if not isinstance(tree, dict):
         raise BadObservation(f"a dict is expected, not {type(tree).__name__}")
-    encoder = _Encoder(buffers, copy)
     try:
-        return [encoder.pack(tree), *encoder.large]
+        encoder = _ENCODERS.pop()
+    except IndexError:  # other threads have all that there are
+        encoder = _Encoder()
+    try:
+        frames = encoder.encode(tree, MAX_FRAMES - 2 if buffers else 0, copy)
     except (TypeError, ValueError, OverflowError) as error:
         raise BadObservation(f"{_culprit(tree)}: {error}") from error
+    _ENCODERS.append(encoder)
+    return frames
 
 
 class _Encoder:
-    """What msgpack asks about the values that it does not know, and the arrays put aside."""
+    """Converts the values that msgpack does not know, and sets large arrays aside as buffers."""
 
-    def __init__(self, buffers: bool, copy: bool) -> None:
-        self._room = MAX_FRAMES - 2 if buffers else 0
-        self._copy = copy
-        self.large: list[memoryview] = []
+    def __init__(self) -> None:
+        self._pack = msgpack.Packer(default=self._convert, strict_types=True).pack
+        self._large: list[bytes | memoryview] = []  # a place for the body, and buffers so far
+        self._room = 0
+        self._copy = False
 
-    def pack(self, tree: Any) -> bytes:
-        packed: bytes = msgpack.packb(tree, default=self._convert, strict_types=True)
-        return packed
+    def encode(self, tree: Any, room: int, copy: bool) -> list[bytes | memoryview]:
+        """The body and at most `room` buffers. After an exception it must not be used again."""
+        frames: list[bytes | memoryview] = [b""]
+        self._large = frames
+        self._room, self._copy = room, copy
+        frames[0] = self._pack(tree)
+        self._large = []  # else the arrays would live until the next call
+        return frames
 
     def _convert(self, value: Any) -> Any:
         if isinstance(value, np.ndarray):
@@ -92,7 +108,7 @@ class _Encoder:
         if isinstance(value, (np.str_, np.bytes_)):
             return value.item()
         if isinstance(value, np.generic):
-            return _inline(value)
+            return _scalar(value)
         if isinstance(value, complex):
             return self._convert(np.complex128(value))
         if isinstance(value, tuple):
@@ -100,10 +116,10 @@ class _Encoder:
         if isinstance(value, enum.Enum) and not isinstance(value, (str, int, float, bytes)):
             return value.value
         if type(value) not in _PLAIN:
-            for plain in _PLAIN:  # strict_types asks about their subclasses
+            for plain in _PLAIN:  # subclasses come here because of strict_types
                 if isinstance(value, plain):
                     return "".join(value) if isinstance(value, str) else plain(value)
-        if type(value) is int:  # msgpack takes those that fit by itself
+        if type(value) is int:  # msgpack packs those that fit by itself
             raise TypeError(f"{value} cannot be sent: integers go from -2^63 to 2^64 - 1")
         raise TypeError(f"{type(value).__name__} cannot be sent: make it a numpy array")
 
@@ -111,12 +127,19 @@ class _Encoder:
         if type(array) is not np.ndarray and hasattr(array, "mask"):  # does not import numpy.ma
             raise TypeError("a masked array cannot be sent: fill it first")
         dtype, shape = _dtype_name(array.dtype), list(array.shape)
-        if array.nbytes < LARGE or len(self.large) >= self._room:
-            return _inline(array)
+        if array.nbytes < LARGE or len(self._large) > self._room:
+            return {"nd": True, "type": dtype, "kind": "", "shape": shape, "data": array.tobytes()}
         if self._copy or not array.flags.c_contiguous:
             array = np.array(array, order="C")
-        self.large.append(array.reshape(-1).view(np.uint8).data)
-        return {"__buffer__": len(self.large) - 1, "dtype": dtype, "shape": shape}
+        if array.dtype is _UINT8:  # as images are
+            self._large.append(array.data.cast("B"))
+        else:
+            self._large.append(array.reshape(-1).view(np.uint8).data)
+        return {"__buffer__": len(self._large) - 2, "dtype": dtype, "shape": shape}
+
+
+# Kept, as a new one allocates a buffer of its own; its operations are atomic.
+_ENCODERS: list[_Encoder] = []
 
 
 def _culprit(tree: dict[Any, Any]) -> str:
@@ -127,16 +150,16 @@ def _culprit(tree: dict[Any, Any]) -> str:
             waiting += [(f"{path}.{key}" if path else f"{key}", value[key]) for key in value]
             continue
         try:
-            _Encoder(buffers=False, copy=False).pack(value)
+            _Encoder().encode(value, 0, False)
         except (TypeError, ValueError, OverflowError):
             return path
     return "observation"
 
 
 def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
-    """Decode a body and the buffers behind it; everything inline is as good.
+    """Decode a body and the buffers behind it. A body may also hold all its arrays inline.
 
-    Arrays from buffers are views of those frames; all arrays are writable where the frames are.
+    Arrays from buffers are views of those frames, and writable if the frames are.
 
     Raises:
         ProtocolError: not a body, a dtype that is not allowed, or sizes that do not agree.
@@ -154,7 +177,7 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
             return _array(value.get("dtype"), value.get("shape"), frames[index + 1])
         if b"nd" in value:
             value = {_TEXT_KEYS.get(key, key): member for key, member in value.items()}
-        if type(value.get("nd")) is bool and "type" in value and "data" in value:
+        if "nd" in value and type(value["nd"]) is bool and "type" in value and "data" in value:
             return _from_inline(value)
         return value
 
@@ -173,34 +196,36 @@ def decode_body(frames: Sequence[Buffer]) -> dict[str, Any]:
     return body
 
 
-def _inline(value: Any) -> dict[str, Any]:
-    """An array or a numpy scalar in msgpack-numpy's form, with keys that every language reads."""
+def _scalar(value: np.generic) -> dict[str, Any]:
+    """A numpy scalar in msgpack-numpy's form, with keys that every language reads."""
     name = _dtype_name(value.dtype)
     if value.dtype.char in _NUMBERS:
         form: dict[bytes, Any] = msgpack_numpy.encode(value)
-        return {_TEXT_KEYS[key]: "" if key == b"kind" else form[key] for key in form}
-    data = value.tobytes()
-    if isinstance(value, np.ndarray):
-        return {"nd": True, "type": name, "kind": "", "shape": value.shape, "data": data}
-    return {"nd": False, "type": name, "data": data}
+        return {_TEXT_KEYS[key]: form[key] for key in form}
+    return {"nd": False, "type": name, "data": value.tobytes()}
 
 
 def _from_inline(value: dict[Any, Any]) -> Any:
     data = value["data"]
     if type(data) is not bytes:
         raise ProtocolError(f"an inline array's data is {type(data).__name__}: bytes are expected")
-    shape = value.get("shape") if value["nd"] else []
-    dtype = _checked_dtype(value["type"], shape, data)
-    # A bytearray is writable, and so is the array over it.
-    data = bytearray(data) if value["nd"] else data
-    form = {b"nd": value["nd"], b"type": dtype.str, b"shape": shape, b"data": data}
-    try:
-        return msgpack_numpy.decode(form)
-    except (ValueError, TypeError) as error:
-        raise ProtocolError(f"an array of shape {show(shape)} cannot be: {error}") from error
+    if value["nd"]:
+        # A bytearray is writable, and so is the array over it.
+        return _array(value["type"], value.get("shape"), bytearray(data))
+    dtype = _checked_dtype(value["type"], [], data)
+    return msgpack_numpy.decode({b"nd": False, b"type": dtype.str, b"data": data})
 
 
 def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
+    number = _NUMBER_TYPES.get(name) if type(name) is str else None
+    if number is not None and type(shape) is list and bool not in map(type, shape):
+        try:
+            array = np.ndarray(shape, number, data)
+        except (ValueError, TypeError, OverflowError):
+            pass  # what is wrong is said below
+        else:
+            if array.nbytes == len(data):
+                return array
     dtype = _checked_dtype(name, shape, data)
     try:
         return np.ndarray(shape, dtype, data)
@@ -209,7 +234,7 @@ def _array(name: Any, shape: Any, data: Any) -> np.ndarray[Any, Any]:
 
 
 def _checked_dtype(name: Any, shape: Any, data: Any) -> np.dtype[Any]:
-    """The dtype of an array that came, once its name, its shape and its size agree."""
+    """The dtype of a received array, after a check that its name, shape and size agree."""
     if isinstance(name, bytes):
         name = name.decode("latin-1")
     if not isinstance(name, str):
@@ -229,7 +254,7 @@ def _checked_dtype(name: Any, shape: Any, data: Any) -> np.dtype[Any]:
             f"an array of shape {show(shape)}, dtype {name} has {expected} bytes: {len(data)} came"
         )
     if dtype.kind == "U" and np.any(np.frombuffer(data, dtype.str[0] + "u4") > sys.maxunicode):
-        # numpy would let it pass, and raise SystemError to whoever looks at it.
+        # numpy would accept it, and raise SystemError as soon as an element is read.
         raise ProtocolError(f"an array of dtype {name} has characters that Unicode has not")
     return dtype
 

@@ -18,7 +18,7 @@ from client.merging import Array, Chunk, averaged, ensembled, replaced
 
 MERGES = ("replace", "average", "ensemble", "rtc")
 STARVATIONS = ("hold", "slow", "raise")
-SLOWEST = 0.25  # of the usual pace, where a robot is slowed down
+SLOWEST = 0.25  # the lowest pace of a robot that is slowed down, as a part of the usual one
 MOST_CHUNKS = 64  # that an ensemble remembers
 FIRST_PAUSE_S = 0.05  # before asking again after a failure; doubles
 LONGEST_PAUSE_S = 1.0
@@ -37,7 +37,7 @@ class ScheduleOptions:
     rtc: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Refuse what could never drive a robot."""
+        """Refuse options that could never drive a robot."""
         if not (math.isfinite(self.control_hz) and self.control_hz > 0):
             raise ValueError(f"control_hz is {self.control_hz}: steps a second, more than 0")
         for name, value, known in (
@@ -120,6 +120,11 @@ class ChunkSchedule:
         """Whether a request is in flight."""
         return self._in_flight is not None
 
+    @property
+    def held(self) -> int:
+        """How many steps so far had no action of their own."""
+        return self._tally.held
+
     def statistics(self) -> ChunkStatistics:
         """What has happened so far, in all episodes."""
         return self._tally.statistics(self._latency.seconds)
@@ -148,7 +153,7 @@ class ChunkSchedule:
         """A chunk came, `actions` (rows, dims), which is dropped if its episode is over.
 
         Raises:
-            ValueError: it is no chunk, or has other dims than the ones before.
+            ValueError: it is not a chunk, or has other dims than the chunks before.
         """
         if request is not self._in_flight:
             self._tally.dropped += 1
@@ -170,7 +175,10 @@ class ChunkSchedule:
         self._seam = True
 
     def failed(self, request: Request, now: float, pauses: bool) -> bool:
-        """No chunk came; whether that matters still. `pauses`: before asking again, ever longer."""
+        """No chunk came; returns whether that still matters.
+
+        `pauses`: wait before asking again, longer each time.
+        """
         if request is not self._in_flight:
             self._tally.dropped += 1
             return False
@@ -199,7 +207,7 @@ class ChunkSchedule:
 
     def _merged(self) -> Array:
         if self.options.merge == "average":
-            # The plan, not the last chunk: what the robot would have done is averaged with.
+            # With the plan and not the last chunk, since the plan is what would have been done.
             before = [] if self._plan is None else [self._plan]
             return averaged([*before, self._chunks[-1]], self.options.average_weights)
         if self.options.merge == "ensemble":
@@ -215,7 +223,7 @@ class ChunkSchedule:
         return self._in_flight
 
     def _is_due(self) -> bool:
-        """Whether a chunk asked for now would come when as many were executed as is wanted."""
+        """Whether a chunk asked for now would come just when a new one is wanted."""
         if self._plan is None:
             return True
         rows = len(self._plan.actions)
@@ -236,7 +244,7 @@ class ChunkSchedule:
         return {"prev_actions": rest, "inference_delay": delay, **given}
 
     def _rate(self, now: float, plan: Chunk) -> float:
-        """The pace: less than 1 where what is left has to last until the answer in flight."""
+        """The pace: less than 1 if what is left has to last until the answer in flight comes."""
         if self.options.starvation != "slow" or self._in_flight is None:
             return 1.0
         expected_s = (self._latency.seconds or 0.0) - (now - self._in_flight.observed_at)

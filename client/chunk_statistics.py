@@ -33,7 +33,7 @@ class ChunkStatistics:
     latency_s: float | None
     """Of the last answer."""
     expected_latency_s: float | None
-    """What the next request is timed by: a high quantile of recent latencies."""
+    """The latency that the next request is timed by: a high quantile of recent ones."""
     delay_steps: int
     """Actions executed between the last chunk's observation and its arrival."""
     age_s: float
@@ -54,7 +54,7 @@ class Tally:
     def __init__(self) -> None:
         self.requests = self.failures = self.dropped = 0
         self._answers = self._skipped = self._delay_steps = 0
-        self._fresh = self._held = self._waited = self._slowed = 0
+        self.held = self._fresh = self._waited = self._slowed = 0
         self._latency_s: float | None = None
         self._ages = _Mean()
         self._seams = _Mean()
@@ -63,14 +63,14 @@ class Tally:
     def starved(self, has_begun: bool) -> None:
         """A step without an action of its own."""
         if has_begun:
-            self._held += 1
+            self.held += 1
         else:
             self._waited += 1
 
     def acted(
         self, action: Array, before: Array | None, is_seam: bool, age_s: float, rate: float
     ) -> None:
-        """A step with one, after the action `before`."""
+        """A step with an action of its own, after the action `before`."""
         self._fresh += 1
         self._slowed += rate < 1.0
         self._ages.add(age_s)
@@ -79,18 +79,18 @@ class Tally:
             (self._seams if is_seam else self._inside).add(change)
 
     def answered(self, latency_s: float, skipped: int) -> None:
-        """A chunk came, of which so many actions are stale."""
+        """A chunk came, whose first `skipped` actions are stale."""
         self._answers += 1
         self._latency_s = latency_s
         self._delay_steps = skipped
         self._skipped += skipped
 
     def statistics(self, expected_latency_s: float | None) -> ChunkStatistics:
-        """All of it, as it is now."""
+        """The counts as they are now."""
         return ChunkStatistics(
-            steps=self._fresh + self._held + self._waited,
+            steps=self._fresh + self.held + self._waited,
             fresh=self._fresh,
-            held=self._held,
+            held=self.held,
             waited=self._waited,
             slowed=self._slowed,
             requests=self.requests,

@@ -1,9 +1,9 @@
-"""The robot's one socket: a REQ used the lazy-pirate way.
+"""The robot's one socket: a REQ, used as the "lazy pirate" pattern of the ZeroMQ guide says.
 
 A REQ socket that lost its peer, or whose answer was given up, can never be trusted again: it is
 closed and a new one opened, so no answer to an older request can arrive. The socket's monitor
-tells of a lost connection within milliseconds; nothing here waits for a timer to notice. And
-`interrupt` ends any waiting from another thread, or from a signal handler in this one.
+reports a lost connection within milliseconds, so no timer is needed to notice it. `interrupt`
+ends any waiting, from another thread or from a signal handler in this one.
 """
 
 from __future__ import annotations
@@ -17,49 +17,34 @@ import zmq
 from zmq.utils.monitor import parse_monitor_message
 
 from client.contexts import CONTEXTS
-from client.errors import BrokerUnreachable, ConnectionRefusedByPeer, Forbidden, PolicyError
-from client.keys import Key, key_refusal
-from client.wire import receive, send
+from client.errors import BrokerUnreachable, PolicyError
+from client.keys import Key
+from client.peer import RECONNECT_MAX_MS, RECONNECT_MS, WATCHED, Peer
+from client.wire import receive, send, take
 
-# A slow upload is not a dead peer: 3 s here was measured to cut one for ever (DESIGN).
+# A slow upload is not a dead peer: with 3 s here, one was cut again and again (measured).
 HEARTBEAT_MS = 15_000
-# Data that nobody acknowledges, or a connection that nobody accepts: after so long, try a new one.
-# TCP itself would go on with ever longer pauses, and sleep on after a cut link is whole again. Its
-# second try to connect comes after 1 s: so tries are at most 1 s apart, and an answer to one may
-# wait for nearly 2 s behind images in the queue of a slow link.
+# After so long without an acknowledgement of data, or of a connection, a new connection is tried.
+# TCP itself would go on with ever longer pauses, and still pause when a cut link is whole again.
+# It tries to connect a second time after 1 s. So tries are at most 1 s apart, and the answer to
+# one may wait for nearly 2 s behind images in the queue of a slow link.
 UNHEARD_MS = 1_000
 UNACCEPTED_MS = 1_900
-# While an answer is awaited nothing of ours may be unacknowledged: then the kernel asks the other
-# one's after a second without a word, and gives the connection up two seconds later.
+# While we wait for an answer, all that we sent may be acknowledged already. For that case the
+# kernel probes the peer after a second of silence, and gives the connection up two seconds later.
 PROBE_AFTER_S = 1
 PROBE_S = 2
-# The longest pause is what a robot may stand still for after its link or broker is back.
-RECONNECT_MS = 10
-RECONNECT_MAX_MS = 250
-# After so many tries in a row that nobody accepted, whoever hung up before is not there any more.
-# One says little: a peer that resets connections at once looks as if it had not accepted some.
-TRIES_UNTIL_GONE = 6
+# What has happened to a connection, kept until the next call reads it: 64 MB at most. Beside a
+# broker that is gone it takes 17 hours to come to so many.
+MOST_EVENTS = 500_000
 # Copying this much costs less than having pyzmq's collector thread woken for it (measured).
 COPIED_BYTES = 256 * 1024
 
 _READABLE = int(zmq.POLLIN)
-_HANDSHAKE_FAILED = {
-    zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL,
-    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL,
-    zmq.EVENT_HANDSHAKE_FAILED_AUTH,
-}
-_WATCHED = (
-    zmq.EVENT_CONNECTED
-    | zmq.EVENT_CLOSED
-    | zmq.EVENT_CONNECT_RETRIED
-    | zmq.EVENT_HANDSHAKE_SUCCEEDED
-    | zmq.EVENT_DISCONNECTED
-    | sum(_HANDSHAKE_FAILED)
-)
 
 
 def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
-    """Have a connection that nobody hears given up and tried anew, sooner than TCP would."""
+    """Make a socket give up a dead connection, and try a new one, sooner than TCP would."""
     socket.setsockopt(zmq.RECONNECT_IVL, RECONNECT_MS)
     socket.setsockopt(zmq.RECONNECT_IVL_MAX, RECONNECT_MAX_MS)
     socket.setsockopt(zmq.TCP_MAXRT, UNHEARD_MS)
@@ -69,33 +54,26 @@ def reconnect_soon(socket: zmq.Socket[bytes]) -> None:
 class Connection:
     """A REQ socket to one endpoint, replaced by a fresh one whenever it may hold stale state.
 
-    Not thread-safe, but for `interrupt`; its owner serialises the calls.
+    Not thread-safe, except for `interrupt`; its owner serialises the calls.
     """
 
     def __init__(self, endpoint: str, key: Key | None = None) -> None:
         """Begin to connect.
 
         Raises:
-            BrokerUnreachable: the endpoint is no address, or no socket can be had.
+            BrokerUnreachable: the endpoint is not an address, or ZeroMQ cannot open a socket.
         """
         self.endpoint = endpoint
         self.is_interrupted = False
+        self.is_severed = False  # is the connection gone that the last message went on?
         self._key = key
         self._context = CONTEXTS.get()
         self._waker, self._waking = sockets.socketpair()
         self._waker.setblocking(False)
         self._socket: zmq.Socket[bytes] | None = None
         self._monitor: zmq.Socket[bytes] | None = None
-        self._watched: list[tuple[Any, int]] = []  # both and the waking, for what comes in
-        # What the monitor told last. All but `_established` outlive the socket, since a new one
-        # may have no time to learn anything.
-        self._established = False  # a ZeroMQ handshake has succeeded: messages may be sent
-        self._reached = False  # something accepted a TCP connection, and has said nothing yet
-        self._refused = False  # something accepted it, and then failed the handshake
-        self._unresolved = False  # libzmq could not even try: the host's name has no address
-        self._unaccepted = 0  # tries in a row that nobody accepted
-        self._event = 0  # the last one on this socket
-        self._forbidden = ""  # why no key of ours will do, if that is why
+        self._watched: list[tuple[Any, int]] = []  # what to poll: these two, and `_waking`
+        self._peer = Peer(endpoint, key)
         try:
             self._open()
         except zmq.ZMQError as error:
@@ -105,12 +83,21 @@ class Connection:
             self.close()
             raise
 
+    def is_up(self) -> bool:
+        """Whether messages could be sent now; begins to connect where there is no socket."""
+        if self._socket is None:
+            self._open()
+        self._read_monitor()
+        return self._peer.is_connected
+
     @property
     def is_forbidden(self) -> bool:
-        """Has the broker refused our key, or lack of one, for good?"""
-        return bool(self._forbidden)
+        """Whether the broker has refused our key, or the lack of one, for good."""
+        return bool(self._peer.refusal)
 
-    def send(self, frames: Sequence[bytes | memoryview], until: float) -> bool:
+    def send(
+        self, frames: Sequence[bytes | memoryview], until: float, is_only: bool = True
+    ) -> bool:
         """Send one request as soon as there is a connection.
 
         False if `until` passed first, if it was interrupted, or if the broker refuses our key.
@@ -118,27 +105,38 @@ class Connection:
         Args:
             frames: not copied where they are large.
             until: `time.monotonic()` value.
+            is_only: there is no other broker to ask; else this is False at once where a connection
+                was lost or nobody accepts one.
         """
         socket = self._socket or self._open()
         while True:
-            # libzmq would also send to whoever does not begin with its greeting, such as SSH: it
-            # takes that for its own protocol's first version, and never tells of a handshake.
-            if self._established:
+            # libzmq would also send to a peer that does not begin with ZeroMQ's greeting, such as
+            # SSH: it assumes the first version of its protocol, and reports no handshake.
+            if self._peer.is_connected:
                 try:
                     # Without blocking: the connection may be lost between a poll and this.
                     send(socket, frames)
                 except zmq.Again:
                     pass
                 else:
+                    self.is_severed = False
                     return True
             if self._read_monitor():
-                # The lost connection may have half of the message: this socket would go on
-                # with the other half, and then believe that it has sent it.
+                # Half of the message may have gone out on the lost connection: this socket would
+                # send the other half on the next one, and take the message for sent.
                 self.drop()
+                if not is_only:
+                    return False
                 socket = self._open()
-            elif not self._forbidden and not self.is_interrupted:
+            elif not is_only and self._peer.is_away:
+                return False
+            elif self._peer.has_hung_up and not self._peer.refusal:
+                self.drop()
+                self.pause(min(until, time.monotonic() + self._peer.pause_s()))
+                socket = self._open()
+            elif not self._peer.refusal and not self.is_interrupted:
                 self._wait_for_connection(socket, until)
-            if self._forbidden or self.is_interrupted or time.monotonic() >= until:
+            if self._peer.refusal or self.is_interrupted or time.monotonic() >= until:
                 self._read_monitor()
                 return False
 
@@ -151,14 +149,21 @@ class Connection:
             return None
         while True:
             for ready, _ in zmq.zmq_poll(self._watched, _milliseconds_to(until)):
-                # REQ shows an answer without its delimiter as readable, and then throws it away.
-                if ready is self._socket and (frames := receive(self._socket)) is not None:
+                # A REQ reports an answer without its delimiter as readable, and then drops it.
+                if ready is self._socket and (frames := take(self._socket)) is not None:
                     return frames
             if self.is_interrupted:
                 return None
             if self._read_monitor() or time.monotonic() >= until:
-                # The answer may have come between the poll's two looks, just before the end.
+                # The answer may have come just before the end, after the poll looked for it.
                 return receive(self._socket)
+
+    def has_news(self, others: Sequence[Connection], until: float) -> bool:
+        """Wait until there is something to read, here or of `others`; whether it is here."""
+        polled = [each for connection in (self, *others) for each in connection._watched]
+        ready = zmq.zmq_poll(polled, _milliseconds_to(until))
+        mine = {socket for socket, _ in self._watched}
+        return any(socket in mine for socket, _ in ready)
 
     def pause(self, until: float) -> None:
         """Wait until then, or until it is interrupted."""
@@ -167,9 +172,9 @@ class Connection:
         poller.poll(_milliseconds_to(until))
 
     def interrupt(self) -> None:
-        """End any waiting, now and from now on; from any thread, or from a signal handler."""
+        """End any waiting, now and later; may be called from any thread or signal handler."""
         self.is_interrupted = True
-        with contextlib.suppress(OSError):  # it is full, or closed: whoever waited is awake
+        with contextlib.suppress(OSError):  # it is full, or closed: nobody is left waiting
             self._waker.send(b"!")
 
     def close(self) -> None:
@@ -187,38 +192,15 @@ class Connection:
         self._socket = self._monitor = None
 
     def failure(self) -> PolicyError:
-        """Why there is no connection, as far as the monitor could tell."""
-        if self._forbidden:
-            return Forbidden(f"the broker at {self.endpoint} {self._forbidden}")
-        if self._refused:
-            return ConnectionRefusedByPeer(
-                f"something else answers at {self.endpoint}, and it is no broker for us: is it "
-                "another service's port (the broker's robots' side is its `frontend`, 8000 by "
-                "default), or is the key file (key=) for another broker?"
-            )
-        if self._reached:
-            return ConnectionRefusedByPeer(
-                f"{self.endpoint} accepts connections and stays silent: is it another "
-                "service's port (the broker's robots' side is its `frontend`, 8000 by default), "
-                "or a broker that is stopped or hangs?"
-            )
-        if self._unresolved:
-            return BrokerUnreachable(
-                f"the host of {self.endpoint} has no address that this machine can find: check "
-                "its name, and that this machine's name server knows it"
-            )
-        return BrokerUnreachable(
-            f"no broker answers at {self.endpoint}: check host and port, that "
-            "`python -m broker` runs there, and that its `frontend` is bound beyond loopback "
-            "(frontend=tcp://0.0.0.0:8000) if it is on another machine"
-        )
+        """The error that says why there is no connection, as far as it is known."""
+        return self._peer.failure()
 
     def _wait_for_connection(self, socket: zmq.Socket[bytes], until: float) -> None:
         poller = zmq.Poller()
-        if self._established:
+        if self._peer.is_connected:
             poller.register(socket, zmq.POLLOUT)
         poller.register(self._waking.fileno(), zmq.POLLIN)
-        if self._monitor is not None:  # it tells at once that our key is refused
+        if self._monitor is not None:  # it reports at once that our key is refused
             poller.register(self._monitor, zmq.POLLIN)
         poller.poll(_milliseconds_to(until))
 
@@ -228,7 +210,7 @@ class Connection:
             self._set_up(socket)
         except BaseException:
             self._monitor = self._socket = None
-            socket.disable_monitor()  # which closes its end here too
+            socket.disable_monitor()  # this also closes our end of it
             socket.close(linger=0)
             raise
         try:
@@ -250,8 +232,8 @@ class Connection:
         socket.setsockopt(zmq.IPV6, int("[" in self.endpoint))
         if self._key is not None:
             self._key.secure(socket)
-        self._established, self._event, self._forbidden = False, 0, ""
-        self._monitor = socket.get_monitor_socket(_WATCHED)
+        self._peer.begin()
+        self._monitor = self._watch(socket)
         self._socket = socket
         self._watched = [
             (socket, _READABLE),
@@ -259,8 +241,23 @@ class Connection:
             (self._waking.fileno(), _READABLE),
         ]
 
+    def _watch(self, socket: zmq.Socket[bytes]) -> zmq.Socket[bytes]:
+        """A socket that tells what happens to the connection."""
+        monitor = self._context.socket(zmq.PAIR)
+        # With libzmq's own limit of 2,000 events, which a client has seen that is idle for minutes
+        # beside a broker that is gone, the context's thread would wait, and all sockets with it.
+        try:
+            monitor.setsockopt(zmq.RCVHWM, MOST_EVENTS)
+            address = f"inproc://monitor-{id(monitor):x}-{socket.fileno()}"
+            socket.monitor(address, WATCHED)
+            monitor.connect(address)
+        except BaseException:
+            monitor.close(linger=0)
+            raise
+        return monitor
+
     def _read_monitor(self) -> bool:
-        """Take in the monitor's news; True if a connection was lost that messages could use."""
+        """Read the monitor's events; True if a connection was lost that could carry messages."""
         lost = False
         while self._monitor is not None:
             message = receive(self._monitor)
@@ -268,28 +265,10 @@ class Connection:
                 break
             news = parse_monitor_message([frame.bytes for frame in message])
             event = news["event"]
-            lost = lost or (self._established and event == zmq.EVENT_DISCONNECTED)
-            self._take_note(event)
-            self._forbidden = self._forbidden or key_refusal(event, news["value"], self._key)
+            lost = lost or (self._peer.is_connected and event == zmq.EVENT_DISCONNECTED)
+            self._peer.take_note(event, news["value"])
+        self.is_severed = self.is_severed or lost
         return lost
-
-    def _take_note(self, event: int) -> None:
-        """Remember what an event of the monitor says about whoever is at the endpoint."""
-        self._established = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
-        if event in _HANDSHAKE_FAILED:
-            self._reached, self._refused = False, True
-        elif event == zmq.EVENT_CONNECTED:
-            self._reached, self._unresolved, self._unaccepted = True, False, 0
-        elif event == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._reached = self._refused = False
-        elif event == zmq.EVENT_CLOSED:  # nobody accepted the TCP connection
-            self._reached = self._unresolved = False
-            self._unaccepted += 1
-            self._refused = self._refused and self._unaccepted < TRIES_UNTIL_GONE
-        elif event == zmq.EVENT_CONNECT_RETRIED:
-            # After an attempt, or a connection, another event has told how that ended.
-            self._unresolved = self._event in (0, zmq.EVENT_CONNECT_RETRIED)
-        self._event = event
 
 
 def _milliseconds_to(until: float) -> int:

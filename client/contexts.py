@@ -3,29 +3,31 @@
 from __future__ import annotations
 
 import os
-import threading
 
 import zmq
 
 
 class Contexts:
-    """The ZeroMQ context of all clients of a process: its I/O thread does for them all.
+    """The ZeroMQ context of all clients of a process: its one I/O thread serves them all.
 
-    A robot's program may end the one that pyzmq shares (`zmq.Context.instance()`), which would
-    wait for our sockets for ever, or close them under our hands.
+    The context that pyzmq shares, `zmq.Context.instance()`, would not do. When a robot's program
+    ends that one, it would wait for our sockets for ever, or close them while we use them.
     """
 
     def __init__(self) -> None:
-        self._pid = 0
-        self._context: zmq.Context[zmq.Socket[bytes]] | None = None
-        self._lock = threading.Lock()
+        # No lock: a fork would inherit it locked, and a signal handler would wait for itself.
+        self._contexts: dict[int, zmq.Context[zmq.Socket[bytes]]] = {}  # by process
 
     def get(self) -> zmq.Context[zmq.Socket[bytes]]:
-        """This process's; in a fork, another than its parent's."""
-        with self._lock:
-            if self._context is None or self._pid != os.getpid():  # a fork has no I/O thread
-                self._context, self._pid = zmq.Context(), os.getpid()
-            return self._context
+        """The context of this process. A fork, which has no I/O thread, gets one of its own."""
+        process = os.getpid()
+        context = self._contexts.get(process)
+        if context is None:
+            made: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+            context = self._contexts.setdefault(process, made)  # atomic
+            if made is not context:
+                made.term()  # another thread was faster
+        return context
 
 
 CONTEXTS = Contexts()

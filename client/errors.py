@@ -3,7 +3,7 @@
     PolicyError                    catch this one to catch them all
      |
      +-- BrokerUnreachable         nobody answers at that host and port
-     +-- ConnectionRefusedByPeer   something answers, and it is no broker (or not for us)
+     +-- ConnectionRefusedByPeer   something answers, but no broker that knows this client
      +-- DeadlineExceeded          the answer did not come in time (also a TimeoutError)
      +-- ClientClosed              the client was closed, or carried into a forked process
      +-- ClientBusy                a call from inside another call of the same thread
@@ -16,9 +16,9 @@
      |    +-- UnknownPolicy        no worker has served that name
      |    +-- AmbiguousPolicy      several policies are served and none was named
      |    +-- Forbidden            this key may not do that, or is not known
-     |    +-- MemoryUnreachable    shared memory cannot be opened; no robot sees it, bytes are sent
+     |    +-- MemoryUnreachable    shared memory cannot be opened (the client then sends bytes)
      |
-     +-- Unavailable               the request was fine: another moment may do
+     +-- Unavailable               the request was fine: trying again later may help
      |    +-- NoWorker             no worker serves that policy now
      |    +-- WorkerLoading        its workers are still loading their weights
      |    +-- Overloaded           refused at once; `retry_after_s` says when to try again
@@ -29,7 +29,8 @@
      |
      +-- WorkerLost                two workers died with this request in hand
      +-- PolicyFailed              the policy raised; its worker's log has the details
-     +-- WorkerRefused             (workers only) the broker won't have this worker
+     |    +-- GuardBreached        its actions break the robot's guards (`env.guards`)
+     +-- WorkerRefused             (workers only) the broker does not accept this worker
 
 On the wire an error is its `code`, the class name in snake case, and a message that says what
 to do. An unknown code becomes a plain `PolicyError`, so that a newer broker can add errors.
@@ -59,7 +60,7 @@ class BrokerUnreachable(PolicyError, ConnectionError):
 
 
 class ConnectionRefusedByPeer(PolicyError, ConnectionError):
-    """Something answers at that port, and it is no broker, or none that knows this client."""
+    """Something answers at that port, but not a broker, or not one that knows this client."""
 
 
 class DeadlineExceeded(PolicyError, TimeoutError):
@@ -71,7 +72,7 @@ class ClientClosed(PolicyError):
 
 
 class ClientBusy(PolicyError):
-    """A call is under way in this very thread, and this one came from a signal handler in it."""
+    """A signal handler made this call while another call was under way in the same thread."""
 
 
 class BadRequest(PolicyError):
@@ -107,7 +108,7 @@ class Forbidden(BadRequest):
 
 
 class MemoryUnreachable(BadRequest):
-    """A worker cannot open the shared memory that a request names: the client sends bytes."""
+    """A worker cannot open the shared memory that a request names; the client then sends bytes."""
 
 
 class Unavailable(PolicyError):
@@ -151,6 +152,18 @@ class WorkerLost(PolicyError):
 
 class PolicyFailed(PolicyError):
     """The policy raised an exception on this observation."""
+
+
+class GuardBreached(PolicyFailed):
+    """The policy's actions break a rule of the robot's guards, so the robot gets none of them.
+
+    On the worker `breaches` says how many actions broke which rule.
+    """
+
+    def __init__(self, message: str = "", breaches: dict[str, int] | None = None) -> None:
+        """`breaches` goes to the broker, not to the robot, whom the message tells."""
+        super().__init__(message)
+        self.breaches = breaches
 
 
 class WorkerRefused(PolicyError):

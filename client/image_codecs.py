@@ -7,8 +7,8 @@ robot and puts in their place
     {"__image__": <the file's bytes>, "layout": "hwc"}      of an array (H, W, 3)
     {"__image__": <the file's bytes>, "layout": "chw"}      of an array (3, H, W)
 
-so that the policy, whichever it is, gets an array of the shape that the robot had. What the file is
-(JPEG, PNG or WebP) its first bytes tell. Large files travel like large arrays do, uncopied.
+so that any policy gets an array of the shape that the robot's had. The file's first bytes tell
+whether it is a JPEG, PNG or WebP. Large files travel as large arrays do, without being copied.
 
 Pillow is imported when it is first needed; it releases the interpreter's lock while it works, so
 the cameras of an observation are encoded at once.
@@ -29,9 +29,9 @@ CODECS = ("raw", "jpeg", "png")
 MARK, LAYOUT = "__image__", "layout"
 LAYOUTS = ("hwc", "chw")
 
-# How many pixels share one colour, as Pillow numbers it: docs/image_codecs.md has what each does.
+# How many pixels share one colour, as Pillow numbers it: docs/image_codecs.md compares them.
 FULL_CHROMA, HALF_CHROMA = 0, 2  # 4:4:4 and 4:2:0
-# Of zlib's levels the fastest: the others take several times longer for a few percent.
+# The fastest of zlib's levels: the others take several times longer to save a few percent.
 _PNG_LEVEL = 1
 _LONGEST_SIDE = 65_500  # what a JPEG file can declare
 _MOST_THREADS = 4
@@ -41,7 +41,7 @@ class ImageEncoder:
     """Replaces the uint8 images of an observation by compressed ones."""
 
     def __init__(self, codec: str = "raw", jpeg_quality: int = 95) -> None:
-        """Choose how.
+        """Choose how images are compressed.
 
         Args:
             codec: `raw` leaves images as they are, `jpeg` loses a little, `png` nothing.
@@ -84,13 +84,14 @@ class ImageEncoder:
         self._threads = None
 
     def _encode_all(self, images: list[Any]) -> list[dict[str, Any]]:
-        if len(images) > 1 and self._threads is None:
-            count = min(_MOST_THREADS, os.cpu_count() or 1)
+        cores = usable_cores()
+        if len(images) == 1 or cores == 1:  # other threads would only take turns with this one
+            return [self._mark(image) for image in images]
+        if self._threads is None:
+            count = min(_MOST_THREADS, cores)
             self._threads = ThreadPoolExecutor(count, thread_name_prefix="image encoder")
-        others = []
-        if self._threads is not None:
-            others = [self._threads.submit(self._mark, image) for image in images[1:]]
-        # This thread does its share, so that a single image needs no other one.
+        others = [self._threads.submit(self._mark, image) for image in images[1:]]
+        # This thread does its share.
         return [self._mark(images[0]), *(other.result() for other in others)]
 
     def _mark(self, image: Any) -> dict[str, Any]:
@@ -114,8 +115,15 @@ def encode_png(pixels: Any) -> bytes:
     return _save(pixels, "PNG", compress_level=_PNG_LEVEL)
 
 
+def usable_cores() -> int:
+    """How many cores this thread may run on; all, where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
 def is_image(value: Any) -> bool:
-    """Is it an array that a codec takes: uint8, (H, W, 3) or (3, H, W), with any pixels?"""
+    """Whether a codec takes it: an array, uint8 (H, W, 3) or (3, H, W), with any pixels."""
     if not isinstance(value, np.ndarray) or value.dtype != np.uint8 or value.ndim != 3:
         return False
     if min(value.shape) < 1 or max(value.shape) > _LONGEST_SIDE:

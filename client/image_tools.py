@@ -27,7 +27,10 @@ def resize_with_pad(
     """Scale uint8 `images` (..., H, W, C) to fit `height` x `width`, centred on black.
 
     The sides keep their ratio (bilinear); images that have the size already are returned as they
-    came. Raises `ValueError` where one side would shrink to nothing.
+    came.
+
+    Raises:
+        ValueError: one side would shrink to nothing.
     """
     if images.shape[-3:-1] == (height, width):
         return images

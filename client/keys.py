@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 class Key(NamedTuple):
-    """What a peer needs to prove who it is, and to know its broker."""
+    """What a peer needs to prove who it is, and to recognise its broker."""
 
     name: str
     public: bytes
@@ -32,7 +32,7 @@ class Key(NamedTuple):
         return f"Key({self.name!r})"  # the secret must not get into logs
 
     def secure(self, socket: zmq.Socket[bytes]) -> None:
-        """Have a socket, not connected yet, talk to this key's broker only and as this key."""
+        """Make a socket that is not connected yet use this key, and accept only its broker."""
         socket.setsockopt(zmq.CURVE_PUBLICKEY, self.public)
         socket.setsockopt(zmq.CURVE_SECRETKEY, self.secret)
         socket.setsockopt(zmq.CURVE_SERVERKEY, self.broker)
@@ -58,7 +58,7 @@ def read_key(path: str | os.PathLike[str]) -> Key:
     """Read a peer's key file.
 
     Raises:
-        ValueError: there is none, or it is no key file; the message names it.
+        ValueError: it is missing or not a key file; the message names it.
     """
     content = read_json(path)
     keys = [z85_field(path, content, field) for field in ("public_key", "secret_key", "broker_key")]
@@ -67,10 +67,10 @@ def read_key(path: str | os.PathLike[str]) -> Key:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a file of this kind; a secret that others may read is complained of.
+    """Read a file of this kind; warn if it holds a secret and others may read it.
 
     Raises:
-        ValueError: it cannot be read, or is no JSON object.
+        ValueError: it cannot be read, or is not a JSON object.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -89,7 +89,7 @@ def z85_field(path: str | os.PathLike[str], content: dict[str, Any], field: str)
     """A key in a file's content.
 
     Raises:
-        ValueError: it is missing or no key.
+        ValueError: it is missing, or not a key.
     """
     value = content.get(field)
     try:
@@ -106,9 +106,9 @@ def check_pair(path: str | os.PathLike[str], public: bytes, secret: bytes) -> No
     """Check that two keys belong together.
 
     Raises:
-        ValueError: they don't.
+        ValueError: they do not.
     """
     if not zmq.has("curve"):
         raise ValueError("this libzmq was built without CURVE: install pyzmq from its wheel")
     if zmq.curve_public(secret) != public:
-        raise ValueError(f"no key file: the keys in {os.fspath(path)} are no pair")
+        raise ValueError(f"no key file: the keys in {os.fspath(path)} do not belong together")

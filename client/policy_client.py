@@ -1,6 +1,6 @@
 """`ZmqPolicyClient`: what a robot's control loop holds.
 
-What it says is encoded by `client.body`, and exchanged by `client.conversation`.
+`client.body` encodes what it sends, and `client.conversation` gets the answer.
 """
 
 from __future__ import annotations
@@ -9,28 +9,28 @@ import logging
 import os
 import time
 import uuid
+from random import Random
 from socket import gethostname
-from typing import Any, Dict
+from typing import Any, Sequence
 
 import numpy as np
 
-from client import errors
-from client.arguments import LONGEST_S, endpoint, integer, number, seconds, text, whole_seed
-from client.body import decode_body, encode_body
-from client.connection import Connection
+from client import arguments, errors
+from client.arguments import LONGEST_S, integer, number, seconds, text, whole_seed
+from client.body import Observation, decode_body, encode_body
+from client.connections import connect
 from client.conversation import Conversation
 from client.image_codecs import ImageEncoder
 from client.keys import read_key
+from client.route import Route
 from client.session import Body, Frames, Session
 from client.shared_memory import Regions, host_token
-from client.wire import MAX_NAME, VERSION, Header
+from client.wire import LIVE, MAX_NAME, TRAFFIC, VERSION, Header
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PORT = 8000
 _WAITING_NOTICE_S = 5.0
-
-Observation = Dict[str, Any]
 
 
 class ZmqPolicyClient:
@@ -46,7 +46,7 @@ class ZmqPolicyClient:
 
     def __init__(
         self,
-        host: str = "localhost",
+        host: str | Sequence[str] = "localhost",
         port: int | str = DEFAULT_PORT,
         *,
         policy: str | None = None,
@@ -55,6 +55,7 @@ class ZmqPolicyClient:
         robot: str | None = None,
         session: str | None = None,
         priority: int = 1,
+        traffic: str = LIVE,
         copy: bool = False,
         key: str | os.PathLike[str] | None = None,
         image_codec: str = "raw",
@@ -65,6 +66,7 @@ class ZmqPolicyClient:
 
         Args:
             host: host name or address, or a whole ZeroMQ endpoint such as `tcp://[::1]:8000`.
+                Of several brokers a list, such as `["a", "b:8001"]`: the first one that is there.
             port: the broker's frontend.
             policy: the served name to ask for; needed where several are served.
             timeout_s: bounds every call; `deadline_s` of `infer` overrides it for that call.
@@ -72,18 +74,20 @@ class ZmqPolicyClient:
             robot: a name for people to read; the host's name by default.
             session: name of the first episode; `reset` begins another.
             priority: class of this robot's requests, 0 first, 9 last.
+            traffic: `live`, or `evaluation` for what can wait until no live robot does, such as
+                simulations and evaluations.
             copy: copy the arrays of an observation before sending. Needed only where a camera
                 may write into them before `infer` returns.
-            key: this robot's key file, where the broker asks for keys. It also holds what the
-                broker is known by, so nobody else can pose as it.
+            key: this robot's key file, if the broker asks for keys. It also holds the broker's
+                public key, so nobody else can pose as the broker.
             image_codec: how uint8 images travel: raw, png, or jpeg of `jpeg_quality` 1 to 100.
             shared_memory: let workers of this host and user read large arrays from memory.
 
         Raises:
-            Forbidden: the broker doesn't take this key.
+            Forbidden: the broker does not accept this key.
             BrokerUnreachable: nobody answered within `connect_timeout_s`.
-            ConnectionRefusedByPeer: something else than a broker answered.
-            ValueError: an argument is out of its range, or no key file; the message names it.
+            ConnectionRefusedByPeer: something other than a broker answered.
+            ValueError: an argument is not valid; the message names it.
         """
         self._timeout_s = seconds("timeout_s", timeout_s)
         connect_timeout_s = seconds("connect_timeout_s", connect_timeout_s)
@@ -96,16 +100,19 @@ class ZmqPolicyClient:
         fields: Header = {
             "v": VERSION,
             "priority": integer("priority", priority, 0, 9),
-            "session": text("session", session, MAX_NAME) if session else _fresh_session(),
+            "session": text("session", session, MAX_NAME) if session else arguments.fresh_session(),
             "robot": text("robot", robot or gethostname(), MAX_NAME, cut=True),
             "buffers": True,
         }
+        traffic = arguments.one_of("traffic", traffic, TRAFFIC)
+        if traffic != LIVE:  # a broker takes that for granted
+            fields["traffic"] = traffic
         if policy is not None:
             fields["policy"] = text("policy", policy, MAX_NAME)
-        address = endpoint(host, port)
-        token = host_token() if shared_memory else b""
-        self._session = Session(uuid.uuid4().bytes, fields, address, token)
-        connection = Connection(address, None if key is None else read_key(key))
+        addresses = arguments.endpoints(host, port)
+        token, route = host_token() if shared_memory else b"", Route(len(addresses), Random())
+        self._session = Session(uuid.uuid4().bytes, fields, ", ".join(addresses), token, route)
+        connection = connect(addresses, None if key is None else read_key(key), route)
         self._conversation = Conversation(self._session, connection)
         try:
             self.server_info = self._greet(connect_timeout_s)
@@ -137,11 +144,11 @@ class ZmqPolicyClient:
             deadline_s: time for this request instead of the client's `timeout_s`.
             prev_actions: for real-time chunking: what is left of the previous chunk, floats
                 (rows, action_dim) as the robot got them; row 0 was due when `obs` was taken. The
-                new chunk begins as these go on. `AsyncActionChunkBroker` does all of this.
+                new chunk continues them. `AsyncActionChunkBroker` does all of this.
             inference_delay: rows of it that will have been executed before the answer comes (0).
-            prefix_attention_horizon: rows of it that are heeded at all (all).
-            schedule: how heed fades after the delay: `linear`, `exp`, `ones` or `zeros`.
-            max_guidance_weight: how strong the pull is at most (10; 5 with `vjp`).
+            prefix_attention_horizon: rows of it that influence the new chunk (by default all).
+            schedule: how their weight falls after the delay: `linear`, `exp`, `ones` or `zeros`.
+            max_guidance_weight: bounds the pull towards the old chunk (10; 5 with `vjp`).
             mode: `identity` (default), `vjp`, or `trained` where the checkpoint was trained for it.
 
         Returns:
@@ -156,19 +163,19 @@ class ZmqPolicyClient:
         left_s = self._timeout_s
         if deadline_s is not None:
             left_s = min(number("deadline_s", deadline_s), LONGEST_S)
-        if seed is not None:
-            seed = whole_seed(seed)
         started = time.monotonic()
         until = started + left_s
-        rtc = {
-            "prev_actions": prev_actions,
-            "inference_delay": inference_delay,
-            "prefix_attention_horizon": prefix_attention_horizon,
-            "schedule": schedule,
-            "max_guidance_weight": max_guidance_weight,
-            "mode": mode,
-        }
-        given = _with_options(obs, noise=noise, seed=seed, **rtc)
+        options = (
+            noise,
+            None if seed is None else whole_seed(seed),
+            prev_actions,
+            inference_delay,
+            prefix_attention_horizon,
+            schedule,
+            max_guidance_weight,
+            mode,
+        )
+        given = arguments.with_options(obs, options)
         body = encode_body(self._images.encode(given), copy=self._copy)
         encoded = time.monotonic()
         header, frames = self._exchange(body, until)
@@ -180,36 +187,33 @@ class ZmqPolicyClient:
         result["server_timing"] = server
         result["client_timing"] = {
             "encode_ms": (encoded - started) * 1e3,
-            "network_ms": (arrived - encoded) * 1e3 - _accounted(server),
+            "network_ms": (arrived - encoded) * 1e3 - arguments.accounted(server),
             "decode_ms": (finished - arrived) * 1e3,
             "total_ms": (finished - started) * 1e3,
         }
         return result
 
     def reset(self) -> None:
-        """Begin a new episode: what the old one still has waiting is dropped.
+        """Begin a new episode: a request of the old one that still waits is dropped.
 
         Raises:
             errors.PolicyError: the broker could not be reached within `timeout_s`.
         """
         self._conversation.exchange("reset", [], time.monotonic() + self._timeout_s)
-        self._session.fields["session"] = _fresh_session()
+        self._session.fields["session"] = arguments.fresh_session()
 
     def get_server_metadata(self) -> dict[str, Any]:
-        """What the served policy says of itself: robot, model, horizon, observation, ...
+        """What the served policy says about itself: robot, model, horizon, observation, ...
 
         While no worker has said anything yet, this waits for one, as `infer` does.
 
         Raises:
             errors.PolicyError: see `client.errors`.
         """
-        _, frames = self._conversation.exchange("metadata", [], time.monotonic() + self._timeout_s)
-        return decode_body(frames)
+        return self._ask("metadata")
 
     def ping(self, timeout_s: float | None = None) -> dict[str, Any]:
-        """Ask the broker itself for its version, limits and served policies.
-
-        `timeout_s`: time for this call instead of the client's.
+        """Ask the broker itself, in `timeout_s`, for its version, limits and served policies.
 
         Raises:
             errors.PolicyError: see `client.errors`.
@@ -217,8 +221,7 @@ class ZmqPolicyClient:
         """
         left_s = self._timeout_s if timeout_s is None else number("timeout_s", timeout_s)
         until = time.monotonic() + min(left_s, LONGEST_S)
-        _, frames = self._conversation.exchange("ping", [], until)
-        return self._session.learn(frames)
+        return self._session.learn(self._conversation.exchange("ping", [], until)[1])
 
     def status(self) -> dict[str, Any]:
         """Ask the broker for its workers, robots, queues, latencies and counters.
@@ -227,8 +230,24 @@ class ZmqPolicyClient:
             errors.Forbidden: the broker asks for keys, and this one is no operator's.
             errors.PolicyError: see `client.errors`.
         """
-        _, frames = self._conversation.exchange("status", [], time.monotonic() + self._timeout_s)
-        return decode_body(frames)
+        return self._ask("status")
+
+    def rollout(self, plan: dict[str, Any]) -> dict[str, Any]:
+        """Tell the broker how a policy's versions share new episodes: `client.rollout`.
+
+        Raises:
+            errors.PolicyError: as of `status`.
+        """
+        return self._ask("rollout", *encode_body(plan, buffers=False))
+
+    def tell_held(self, steps: int) -> None:
+        """Tell the broker, with the next requests, how many control steps were held so far."""
+        self._session.fields["held"] = steps
+
+    @property
+    def id(self) -> str:
+        """What the broker's status and every process's log call this client: 8 hex digits."""
+        return self._session.client.hex()[:8]
 
     @property
     def uses_shared_memory(self) -> bool:
@@ -251,6 +270,10 @@ class ZmqPolicyClient:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def _ask(self, kind: str, *body: bytes | memoryview) -> dict[str, Any]:
+        until = time.monotonic() + self._timeout_s
+        return decode_body(self._conversation.exchange(kind, list(body), until)[1])
+
     def _exchange(self, body: Body, until: float) -> tuple[Header, Frames]:
         if len(body) < 2 or not self._session.memory.is_on:
             return self._conversation.exchange("infer", body, until)
@@ -267,25 +290,10 @@ class ZmqPolicyClient:
     def _greet(self, timeout_s: float) -> dict[str, Any]:
         until = time.monotonic() + timeout_s
         while True:
-            # In slices, so that someone who mistyped the host reads why nothing happens.
+            # In slices, so that someone who mistyped the host soon reads why nothing happens.
             try:
                 return self.ping(min(_WAITING_NOTICE_S, until - time.monotonic()))
             except (ConnectionError, errors.DeadlineExceeded) as error:
                 if time.monotonic() >= until:
                     raise
                 logger.warning("still waiting: %s", error)
-
-
-def _fresh_session() -> str:
-    return uuid.uuid4().hex[:8]
-
-
-def _with_options(obs: Observation, **options: Any) -> Observation:
-    given = {name: value for name, value in options.items() if value is not None}
-    return {**obs, **given} if given and isinstance(obs, dict) else obs
-
-
-def _accounted(server: dict[str, float]) -> float:
-    """Milliseconds of the round trip that broker and worker claim for their own stages."""
-    stages = ("queue_ms", "decode_ms", "wait_ms", "infer_ms", "encode_ms")
-    return sum(server.get(stage, 0.0) for stage in stages)

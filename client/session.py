@@ -15,10 +15,12 @@ returns the one thing to do next:
     Done      the call has its answer
     Failed    the call has ended with an error; drop the connection, unless it is clean
 
-A request that was sent is sent again, with the same id, after its connection was lost, never on a
-timer; and after a broker said that it stops, once that has had time to come back. Before a body is
-sent again the broker is asked what it takes: it may be another one now, and what is far above its
-limit a broker hangs up on without a word.
+A request is sent again, with the same id, after its connection was lost, and never on a timer. It
+is also sent again after a broker has said that it is stopping, once that broker has had time to
+come back. Before a body is sent again, the broker is asked for its limits: it may be another broker
+now, and a broker hangs up without a word on a message that is far above its limit.
+
+Of several brokers (`client.route`) the next one is asked at once where one would be tried again.
 
 A body's buffers may lie in memory that workers on this host can read (`client.shared_memory`). Then
 only a reference to them is sent. A worker that cannot follow it says so, and the same request goes
@@ -28,14 +30,15 @@ out at once with its buffers.
 from __future__ import annotations
 
 import logging
-from typing import List, NamedTuple, Sequence, Union
-
-import zmq
 
 from client import errors
+from client.actions import Action, Body, Done, Failed, Frames, Pause, Send, Wait
 from client.body import decode_body
-from client.shared_memory import Negotiation
+from client.route import Route, serves
+from client.shared_memory import Negotiation, Written
 from client.wire import TO_CLIENT, Header, RequestId, decode_header, encode_header
+
+__all__ = ["Action", "Body", "Done", "Failed", "Frames", "Pause", "Send", "Session", "Wait"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,63 +49,24 @@ NOT_YET_S = 0.25  # until something is asked for again, where the broker does no
 
 _ANSWERS = {"infer": "result", "metadata": "result"}  # all else is answered with a pong
 
-Body = List[Union[bytes, memoryview]]
-Frames = Sequence[zmq.Frame]
-
-
-class Send(NamedTuple):
-    """Send these frames as soon as there is a connection."""
-
-    frames: Body
-    until: float
-
-
-class Wait(NamedTuple):
-    """Wait for what the connection brings."""
-
-    until: float
-
-
-class Pause(NamedTuple):
-    """Drop the connection and wait; `reason` is for the log, empty where there is none."""
-
-    until: float
-    reason: str = ""
-
-
-class Done(NamedTuple):
-    """The answer's header, and its body with buffers."""
-
-    header: Header
-    frames: Frames
-
-
-class Failed(NamedTuple):
-    """The call's error.
-
-    `is_clean`: nothing can come any more that belongs to this call, so the connection may stay.
-    `is_unsent`: no connection could be had, of which its owner knows more than this does.
-    """
-
-    error: errors.PolicyError
-    is_clean: bool = False
-    is_unsent: bool = False
-
-
-Action = Union[Send, Wait, Pause, Done, Failed]
-
 
 class Session:
     """One client's calls, one after another. Times are monotonic seconds."""
 
     def __init__(
-        self, client: bytes, fields: Header, endpoint: str = "the broker", host: bytes = b""
+        self,
+        client: bytes,
+        fields: Header,
+        endpoint: str = "the broker",
+        host: bytes = b"",
+        route: Route | None = None,
     ) -> None:
         """`client`: a uuid's 16 bytes. `fields` go into every header and may be changed.
 
         `host`: this process's `shared_memory.host_token`; empty where memory is not to be used.
         """
         self.fields = fields
+        self.route = route or Route()
         self.memory = Negotiation(host)
         self.max_bytes: int | None = None  # of a body, as the broker said last
         self.client = client
@@ -111,37 +75,40 @@ class Session:
         self._kind = ""
         self._id = RequestId(client, 0)
         self._body: Body = []
-        self._reference: bytes | None = None  # to memory that holds the body's buffers
+        self._reference: Written | None = None  # to memory that holds the body's buffers
+        self._version = "", ""  # an episode, and which version of the policy answered in it last
         self._until = 0.0
         self._pause_s = 0.0
         self._limits_id: RequestId | None = None  # of the ping for limits, while one is out
-        self._limits_until = 0.0  # until when it is worth asking for limits
+        self._limits_until = self._try_until = 0.0  # for asking for limits, for trying this broker
         self._is_pausing = self._is_sent = False
         self._reason: errors.PolicyError | None = None  # why the call has to be tried again
 
     def ask(
-        self, kind: str, body: Body, until: float, now: float, reference: bytes | None = None
+        self, kind: str, body: Body, until: float, now: float, reference: Written | None = None
     ) -> Action:
         """Begin a call. `until`: when it has to end. Any call before it is forgotten.
 
-        `reference`: to memory that holds the same buffers as `body`, packed.
+        `reference`: to memory that holds the same buffers as `body`.
         """
         self._kind, self._body, self._until = kind, body, until
         self._reference = reference
         self._id = self._next_id()
         self._pause_s = 0.0
         self._reason = None
-        if self._is_too_large():
-            # Or was: a broker that was started again may take more.
-            self._limits_until = min(until, now + LIMITS_S)
+        is_unproven = self.route.begin(now) and bool(body)
+        if is_unproven or self._is_too_large():
+            # A broker that was restarted since then may accept more, so it is asked first.
+            self._limits_until = until if is_unproven else min(until, now + LIMITS_S)
             return self._ask_limits(now)
         return self._send(now)
 
     def sent(self) -> Action:
-        """What was to be sent has left."""
+        """The frames of the last `Send` have left."""
         self._is_sent = True
-        self._reason = None  # whoever is asked now may have others
-        return Wait(self._until if self._limits_id is None else self._limits_until)
+        self._reason = None  # the broker that is asked now may have another
+        is_slow = self._limits_id is None and self._kind == "infer"  # all else is answered at once
+        return Wait(self._until, True) if is_slow else Wait(self._try_until)
 
     def received(self, frames: Frames, now: float) -> Action:
         """Take in what came on the connection since `Send`."""
@@ -150,10 +117,9 @@ class Session:
             if self._limits_id is not None:
                 return self._take_limits(reply, frames[1:], now)
         except errors.PolicyError as error:
-            return Failed(error)
-        answered = reply.get("id")
+            return self._skip(error, now) or Failed(error)
         # An error about a header that could not be read has no id to carry.
-        if answered != self._id and (answered is not None or reply["kind"] != "error"):
+        if reply.get("id", self._id if reply["kind"] == "error" else None) != self._id:
             logger.warning("dropped an answer to another request")
             return self.lost(now)
         if reply["kind"] == "error":
@@ -162,21 +128,29 @@ class Session:
             return Failed(errors.ProtocolError(f"{self._kind} was answered with {reply['kind']}"))
         if self._kind == "infer":
             self.memory.answered(reply.get("host"))
+            self._version = self.fields.get("session", ""), reply.get("version", "")
+        elif self._kind == "reset":
+            self._version = "", ""
+        self.route.answered()
         return Done(reply, frames[1:])
 
     def lost(self, now: float) -> Action:
-        """The connection is gone, and with it whatever it was to bring."""
+        """The connection is gone, and with it any answer that was on its way."""
+        if self.route.advance():
+            return self._pause(now)
         pause_s = self._pause_s
-        # A peer that hangs up on every message is not asked as fast as it can be.
+        # A peer that hangs up on every message is asked less and less often.
         self._pause_s = min(2 * pause_s or FIRST_PAUSE_S, LONGEST_PAUSE_S)
         return self._pause(now + pause_s)
 
     def wake(self, now: float) -> Action:
-        """The moment has come that the last action named."""
+        """The moment that the last action named has come."""
         if now >= self._until:
             return self._give_up()
         if now >= self._limits_until:
-            return self._send_if_it_fits(now)  # not told in time: what was known before holds
+            return self._send_if_it_fits(now)  # no answer in time: the old limit holds
+        if not self._is_pausing:
+            return self.lost(now)  # one of several: no connection, or no word on it
         return self._ask_limits(now) if self._body else self._send(now)
 
     def learn(self, frames: Frames) -> dict[str, object]:
@@ -193,9 +167,8 @@ class Session:
     # What goes out.
 
     def _next_id(self) -> RequestId:
-        id = RequestId(self.client, self._sequence)
         self._sequence += 1
-        return id
+        return RequestId(self.client, self._sequence - 1)
 
     def _send(self, now: float) -> Action:
         self._limits_id, self._limits_until = None, self._until
@@ -207,23 +180,26 @@ class Session:
         fields: Header = {"deadline_ms": deadline_ms}
         body = self._body
         if self._reference is not None:
-            fields["memory"], body = self._reference, body[:1]
+            (fields["memory"], fields["written"]), body = self._reference, body[:1]
         elif len(body) > 1:
             fields.update(self.memory.offer(now))
-        return self._send_frames(self._kind, self._id, fields, body, self._until)
+        episode, version = self._version
+        if version and episode == self.fields.get("session", ""):
+            fields["version"] = version  # also another broker then goes on with it
+        return self._send_frames(self._kind, self._id, fields, body, self._until, now)
 
     def _send_frames(
-        self, kind: str, id: RequestId, fields: Header, body: Body, until: float
+        self, kind: str, id: RequestId, fields: Header, body: Body, until: float, now: float
     ) -> Send:
         self._is_pausing = self._is_sent = False
         header = {**self.fields, "kind": kind, "id": id, **fields}
-        return Send([encode_header(header), *body], until)
+        self._try_until = self.route.try_until(until, now)
+        return Send([encode_header(header), *body], self._try_until)
 
     def _ask_limits(self, now: float) -> Action:
         self._limits_id = self._next_id()
-        left_ms = (self._limits_until - now) * 1e3
-        fields: Header = {"deadline_ms": left_ms}
-        return self._send_frames("ping", self._limits_id, fields, [], self._limits_until)
+        fields: Header = {"deadline_ms": (self._limits_until - now) * 1e3}
+        return self._send_frames("ping", self._limits_id, fields, [], self._limits_until, now)
 
     def _send_if_it_fits(self, now: float) -> Action:
         if self._is_too_large():
@@ -238,25 +214,30 @@ class Session:
         return self._send(now)
 
     def _is_too_large(self) -> bool:
-        return (
-            self.max_bytes is not None and bool(self._body) and _size(self._body) > self.max_bytes
-        )
+        limit = self.max_bytes
+        return limit is not None and bool(self._body) and _size(self._body) > limit
 
     # What came back, or did not.
 
     def _take_limits(self, reply: Header, frames: Frames, now: float) -> Action:
-        answered = reply.get("id")
-        if answered != self._limits_id and (answered is not None or reply["kind"] != "error"):
+        if (
+            reply.get("id", self._limits_id if reply["kind"] == "error" else None)
+            != self._limits_id
+        ):
             return self.lost(now)
         self._is_sent = False  # it is answered, and nothing else is out
         if reply["kind"] == "pong":
-            self.learn(frames)
+            info = self.learn(frames)
+            if self.route.has_untried and not serves(info, self.fields.get("policy")):
+                return self.lost(now)
+        elif (skipped := self._skip(_error_of(reply), now)) is not None:
+            return skipped
         return self._send_if_it_fits(now)
 
     def _refused(self, reply: Header, now: float) -> Action:
-        error = errors.from_wire(
-            reply.get("code", ""), reply.get("message", ""), reply.get("retry_after_ms")
-        )
+        error = _error_of(reply)
+        if self._kind == "ping" and (skipped := self._skip(error, now)) is not None:
+            return skipped
         if isinstance(error, errors.MemoryUnreachable) and self._reference is not None:
             self.memory.failed(now)
             self._reference = None
@@ -265,19 +246,34 @@ class Session:
         if not isinstance(error, errors.Draining) and not (is_not_yet and self._kind == "metadata"):
             return Failed(error, is_clean=True)
         self._reason = error
+        if self.route.advance():
+            return self._pause(now, str(error))
         retry_s = NOT_YET_S if error.retry_after_s is None else error.retry_after_s
         return self._pause(now + max(retry_s, FIRST_PAUSE_S), str(error))
+
+    def _skip(self, error: errors.PolicyError, now: float) -> Action | None:
+        """Pass over one of several that answers a ping with an error, so is no broker for us."""
+        return self._pause(now, str(error)) if self.route.advance() else None
 
     def _pause(self, until: float, reason: str = "") -> Action:
         self._is_pausing, self._limits_id = True, None
         return Pause(min(until, self._limits_until), reason)
 
     def _give_up(self) -> Action:
+        if self._is_sent and not self._is_pausing:
+            self.route.doubt()
         if self._reason is not None:
             return Failed(self._reason)
         error = errors.DeadlineExceeded(f"no answer from {self._endpoint} in time")
-        return Failed(error, is_unsent=not self._is_sent and not self._is_pausing)
+        is_kept = self._is_pausing and not self.route.is_several
+        return Failed(error, is_unsent=not self._is_sent and not is_kept)
 
 
 def _size(body: Body) -> int:
     return sum(map(len, body))
+
+
+def _error_of(reply: Header) -> errors.PolicyError:
+    return errors.from_wire(
+        reply.get("code", ""), reply.get("message", ""), reply.get("retry_after_ms")
+    )

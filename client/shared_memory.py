@@ -17,6 +17,10 @@ it told know. A process id that was given to another process, another container 
 cannot have it, so no reference leads to anything but the memory that was meant. `host_token` only
 says beforehand whether a try is worth while.
 
+Behind the nonce stands how often the region was written, counted up before its bytes change. The
+request says the count that belongs to it, so whoever copies the arrays, and then reads the same
+count, has that request's (a recorder does; a worker need not, as the robot waits for its answer).
+
 One region is enough. `infer` returns before the next observation is written, and until then a
 retry at another worker finds the same bytes. A request that the robot gave up may see newer ones,
 but nobody takes its answer.
@@ -36,6 +40,7 @@ from client.errors import ProtocolError
 from client.wire import MAX_FRAMES, MAX_MEMORY
 
 NONCE_BYTES = 16  # at the file's beginning
+COUNT = slice(NONCE_BYTES, NONCE_BYTES + 8)  # where the count stands, little-endian
 # Python 3.8 has no names for these: linux/fcntl.h.
 F_ADD_SEALS, F_GET_SEALS = 1033, 1034
 F_SEAL_SEAL, F_SEAL_SHRINK, F_SEAL_GROW = 1, 2, 4
@@ -89,6 +94,13 @@ class Reference(NamedTuple):
         return cls(pid, fd, size, nonce, pairs)
 
 
+class Written(NamedTuple):
+    """What was written: a packed `Reference`, and how often the region was, which stands in it."""
+
+    reference: bytes
+    times: int
+
+
 class SharedMemory:
     """A robot's region, made when it is first needed. Not thread-safe."""
 
@@ -97,16 +109,17 @@ class SharedMemory:
         self._size = 0
         self._owner = 0  # process
         self._nonce = b""
+        self._count = 0
         # The last reference, and the ranges in it.
         self._said: tuple[list[tuple[int, int]] | None, bytes] = None, b""
         self._mapping: mmap.mmap | None = None
 
-    def write(self, buffers: Sequence[bytes | memoryview]) -> bytes | None:
-        """Copy `buffers` into the region; returns a packed `Reference`, or None without memory.
+    def write(self, buffers: Sequence[bytes | memoryview]) -> Written | None:
+        """Copy `buffers` into the region; None without memory.
 
         What was written before is overwritten. The buffers must be C-contiguous.
         """
-        ranges, end = [], NONCE_BYTES
+        ranges, end = [], COUNT.stop
         for buffer in buffers:
             start = -(-end // _ALIGNMENT) * _ALIGNMENT
             end = start + len(buffer)
@@ -114,15 +127,17 @@ class SharedMemory:
         if end > self._size and not self._make(end):
             return None
         mapping, owner = self._mapping, os.getpid()
-        if mapping is None or owner != self._owner:  # of a fork: it is the parent's memory
+        if mapping is None or owner != self._owner:  # in a fork it is the parent's memory
             return None
+        self._count += 1
+        mapping[COUNT] = self._count.to_bytes(8, "little")
         for (start, length), buffer in zip(ranges, buffers):
             mapping[start : start + length] = buffer
         before, packed = self._said
-        if ranges != before:  # as it seldom is: a robot's observations are alike
+        if ranges != before:  # rarely, since a robot's observations are alike
             packed = Reference(owner, self._fd, self._size, self._nonce, ranges).pack()
             self._said = ranges, packed
-        return packed if len(packed) <= MAX_MEMORY else None
+        return Written(packed, self._count) if len(packed) <= MAX_MEMORY else None
 
     def close(self) -> None:
         """Give the memory back; `write` would make it anew. Workers let go within a second."""
@@ -140,7 +155,7 @@ class SharedMemory:
         fd = -1
         try:
             fd = os.memfd_create("observations", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            # Allocated now: a page that is not to be had later would end the process.
+            # Allocated now: writing to a page that cannot be had later would end the process.
             os.posix_fallocate(fd, 0, size)
             fcntl.fcntl(fd, F_ADD_SEALS, SEALS)
             mapping = mmap.mmap(fd, size)
@@ -159,8 +174,8 @@ class Negotiation:
 
     While off, requests carry the token of the robot's host, and a worker that has the same one
     repeats it in its result: from then on memory is used. A worker that cannot reach the memory
-    says so, the same observation goes out again by bytes, and memory stays off for a while, longer
-    each time: where workers of one policy run on several hosts, robots soon send bytes to all.
+    says so, the same observation is sent again as bytes, and memory stays off for a while, longer
+    each time. If workers of one policy run on several hosts, robots soon send bytes to all.
     """
 
     def __init__(self, host: bytes) -> None:
@@ -172,7 +187,7 @@ class Negotiation:
         self._successes = 0
 
     def offer(self, now: float) -> dict[str, bytes]:
-        """Header fields of a request that goes by bytes."""
+        """Header fields of a request whose arrays are sent as bytes."""
         return {"host": self._host} if self._host and now >= self._off_until else {}
 
     def answered(self, host: bytes | None) -> None:
@@ -204,10 +219,10 @@ def _machine() -> bytes:
 
 
 def host_token() -> bytes:
-    """8 bytes, alike for processes that may reach each other's memory; empty if none may.
+    """8 bytes, equal in processes that may reach each other's memory; empty if there is no way to.
 
-    Alike are those of one user in one process namespace of one running kernel. Copies of a virtual
-    machine may share it too; they fail to open what they are given, and get bytes instead.
+    They are equal for one user in one process namespace of one running kernel. Copies of a virtual
+    machine may have the same; they fail to open what they are given, and get bytes instead.
     """
     machine = _machine()
     if not machine or not hasattr(os, "memfd_create"):
@@ -229,10 +244,10 @@ class Regions:
             return SharedMemory()
 
     def give_back(self, region: SharedMemory) -> None:
-        """For the next call."""
+        """Keep a region for the next call."""
         self._free.append(region)
 
     def close(self) -> None:
-        """Give the memory of all that nobody uses back."""
+        """Free the memory of all regions that are not in use."""
         while self._free:
             self.take().close()

@@ -1,9 +1,8 @@
-"""The command lines that have flags, and how every command ends.
+"""Command lines with flags, and how every command ends.
 
 The broker and the worker are configured with KEY=VALUE (`conf/compose.py`); scripts and benchmarks
-take flags, `--key VALUE`. Whoever uses the one form where the other belongs is told the right
-spelling. Nothing is imported here that takes time, so that Ctrl-C can be heeded before the imports
-that do.
+take flags, `--key VALUE`. An error about the one form shows the right spelling in the other.
+Nothing slow is imported here, so that Ctrl-C already works before the slow imports.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from typing import Any, NoReturn
 
 LARGEST_PORT = 65_535
 INSTALLED_AS = "zmq-policy-"  # the commands of an installed wheel
-INTERRUPTED = 128 + signal.SIGINT  # as shells have it
+INTERRUPTED = 128 + signal.SIGINT  # as in a shell
 READER_GONE = 128 + signal.SIGPIPE
 
 
@@ -36,35 +35,35 @@ def interruptible() -> None:
 def run_command(main: Callable[[], int | None]) -> NoReturn:
     """Exit with what `main` returns.
 
-    Ctrl-C that it lets through, and a reader that has enough (`| head`), end it without a word,
-    with the exit codes that a shell expects (130 and 141).
+    If Ctrl-C, or a reader that stops reading (`| head`), ends `main`, nothing is printed, and the
+    exit code is the one that a shell expects (130 or 141).
     """
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         try:
             code = main()
-        finally:  # what is still in the buffer would fail where nobody can catch it
+        finally:  # here, since an error while Python ends could not be caught
             sys.stdout.flush()
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
         code = reader_gone()
     except SystemExit as error:
-        if not isinstance(error.__context__, BrokenPipeError):  # rich makes this of it
+        if not isinstance(error.__context__, BrokenPipeError):  # which rich turns into an exit
             raise
         code = reader_gone()
     sys.exit(code)
 
 
 def reader_gone() -> int:
-    """The exit code once nobody reads stdout; Python does not fail once more as it ends."""
+    """The exit code when nobody reads stdout; keeps Python from failing again as it ends."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return READER_GONE
 
 
 class Flags(argparse.ArgumentParser):
-    """An `ArgumentParser` that knows KEY=VALUE when it sees it, and the flag that was meant."""
+    """An `ArgumentParser` that recognises KEY=VALUE, and says which flag was meant."""
 
     def __init__(
         self, prog: str, description: str | None = None, epilog: str | None = None, **given: Any
@@ -83,7 +82,7 @@ class Flags(argparse.ArgumentParser):
         )
 
     def read(self, words: Sequence[str] | None = None) -> argparse.Namespace:
-        """The options in `words`, by default the command line's; exits with 2 and why not."""
+        """The options in `words`, by default the command line's; a mistake exits with code 2."""
         words = sys.argv[1:] if words is None else list(words)
         flags = dict(_flags(self))
         for number, word in enumerate(words):
@@ -111,7 +110,7 @@ class Flags(argparse.ArgumentParser):
 
 
 def between(least: float, most: float, kind: type[int] | type[float] = int) -> Callable[[str], Any]:
-    """For `type=`: reads a number from `least` to `most`, both allowed."""
+    """For `type=`: reads a number from `least` to `most`, inclusive."""
 
     def number(text: str) -> int | float:
         try:

@@ -1,7 +1,7 @@
-"""How log lines look: as text for people, or one JSON object a line for what collects them.
+"""How log lines look: text for people, or one JSON object a line for programs that collect logs.
 
-What a line is about (request, worker, robot) travels as `extra={"about": {...}}`, so that no
-text has to be taken apart to find all lines of one request.
+The request, worker or robot that a line is about is passed as `extra={"about": {...}}`. So all
+lines about one request can be found without parsing their texts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _TEXT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def set_up(level: str, form: str) -> None:
-    """Log to stderr: `level` and above, in the form `text` or `json`."""
+    """Log everything from `level` on to stderr; `form` is `text` or `json`."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonLines() if form == "json" else TextLines(_TEXT))
     handler.addFilter(Throttle(_MOST_A_SECOND))
@@ -24,7 +24,7 @@ def set_up(level: str, form: str) -> None:
 
 
 class TextLines(logging.Formatter):
-    """The usual line, with what it is about at its end as `key=value`."""
+    """Text lines that end with what they are about, as `key=value`."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802
         """The line, without a traceback."""
@@ -33,7 +33,7 @@ class TextLines(logging.Formatter):
         return super().formatMessage(record) + about
 
     def formatException(self, ei: Any) -> str:  # noqa: N802
-        """The traceback, whose last line may have a peer's words as well."""
+        """The traceback, whose last line may quote a peer."""
         return _harmless(super().formatException(ei))
 
 
@@ -56,7 +56,7 @@ class JsonLines(logging.Formatter):
 
 
 class Throttle(logging.Filter):
-    """Lets so many lines a second through, so that no peer can fill a disk; says what it left out.
+    """Limits the lines per second, so that no peer can fill a disk, and counts those left out.
 
     Errors always pass.
     """
@@ -68,7 +68,7 @@ class Throttle(logging.Filter):
         self._count = self._left_out = 0
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Does this line pass?"""
+        """Whether this line passes."""
         second = int(record.created)
         if second != self._second:
             self._second, self._count = second, 0
@@ -84,7 +84,10 @@ class Throttle(logging.Filter):
 
 
 def _harmless(text: str) -> str:
-    """Peers' words stand in it: none may begin a line, or move the cursor, and pass for ours."""
+    """Text that may quote a peer, changed so that no part of it can pass for a log line of ours.
+
+    A new line is indented, and characters that control a terminal are escaped.
+    """
     lines = text.split("\n")
     return "\n    ".join("".join(map(_visible, line)) for line in lines)
 

@@ -24,16 +24,17 @@ from hydra.errors import HydraException
 from omegaconf import MISSING, OmegaConf
 
 FOLDER = Path(__file__).parent
+NAME = "NAME"  # stands in a schema's keys for a name of the user's
 
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 
 
 class ConfigError(ValueError):
-    """A configuration that cannot be; the message says which key, and what it takes."""
+    """The configuration is not valid; the message names the key and says what it takes."""
 
 
 def groups(name: str) -> list[str]:
-    """The folders out of which `conf/<name>.yaml` chooses."""
+    """The groups (folders) from which `conf/<name>.yaml` chooses."""
     text = (FOLDER / f"{name}.yaml").read_text()
     return sorted(re.findall(r"^  - (?:optional )?(\w+): ", text, re.MULTILINE))
 
@@ -51,9 +52,30 @@ def as_hydra_takes_them(name: str, schema: type[Any], words: Sequence[str]) -> l
     """
     check_form(name, schema, words)
     for word in words:
-        if word.lstrip("+~").startswith("hydra."):  # it would be taken, and change nothing
+        if word.lstrip("+~").startswith("hydra."):  # it would change nothing
             raise ConfigError(f"unknown key {word!r}: Hydra's own settings are not used here")
     return [override for word in words for override in _overrides(name, schema, word)]
+
+
+def named_as_groups(
+    name: str, schema: type[Any], words: Sequence[str]
+) -> tuple[dict[str, str | None], list[str]]:
+    """Texts whose key is also the name of a group that `conf/<name>.yaml` does not have.
+
+    Such as `policy=aloha` of a rollout: Hydra would look for `conf/policy/aloha.yaml`.
+
+    Returns:
+        These settings, and all other words.
+    """
+    known, named, others = groups(name), dict[str, str | None](), list[str]()
+    for word in words:
+        key, equals, value = word.partition("=")
+        is_one = bool(equals) and key.isidentifier() and (FOLDER / key).is_dir()
+        if is_one and key not in known and _is_text(schema, key):
+            named[key] = None if value == "null" else value
+        else:
+            others.append(word)
+    return named, others
 
 
 def check_form(name: str, schema: type[Any], words: Sequence[str]) -> None:
@@ -83,9 +105,25 @@ def schema_keys(schema: type[Any], path: str = "") -> Iterator[str]:
     """Every key that the schema has, such as `env` and `env.name`."""
     for key, hint in get_type_hints(schema).items():
         yield f"{path}{key}"
+        below = f"{path}{key}.{NAME}." if get_origin(hint) is dict else f"{path}{key}."
         for kind in (hint, *get_args(hint)):
             if is_dataclass(kind) and isinstance(kind, type):
-                yield from schema_keys(kind, f"{path}{key}.")
+                yield from schema_keys(kind, below)
+
+
+def entries(schema: type[Any], key: str) -> type[Any] | None:
+    """What each entry of a section is that has entries by names of the user's; None: no such."""
+    hint = get_type_hints(schema).get(key)
+    kinds = get_args(hint) if get_origin(hint) is dict else ()
+    return next((each for each in kinds if is_dataclass(each) and isinstance(each, type)), None)
+
+
+def without_name(schema: type[Any], key: str) -> str:
+    """`policies.NAME.max` for `policies.aloha.max`, as `schema_keys` has it; others as they are."""
+    section, *rest = key.split(".")
+    if len(rest) > 1 and entries(schema, section) is not None:
+        return ".".join([section, NAME, *rest[1:]])
+    return key
 
 
 def nearest(word: str, known: Sequence[str] | set[str]) -> str:
@@ -95,12 +133,12 @@ def nearest(word: str, known: Sequence[str] | set[str]) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """The text as Hydra takes it whatever it holds."""
+    """The text in quotes, so that Hydra takes it as it is."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
 def _flag(word: str, after: Sequence[str], known: Sequence[str]) -> str:
-    """What to say of `--key value`, which is the form of the scripts."""
+    """What to say about `--key value`, which is the form of the scripts."""
     key, equals, value = word.lstrip("-").partition("=")
     key = key.replace("-", "_")
     if not equals:
@@ -111,7 +149,11 @@ def _flag(word: str, after: Sequence[str], known: Sequence[str]) -> str:
 
 
 def _overrides(name: str, schema: type[Any], word: str) -> list[str]:
-    """What Hydra is given for one word. Raises `ConfigError` for a choice that there is not."""
+    """What Hydra is given for one word.
+
+    Raises:
+        ConfigError: it chooses something that its group does not have.
+    """
     key, _, value = word.partition("=")
     bare = key.lstrip("+")
     if word.startswith("policy={"):
@@ -121,20 +163,24 @@ def _overrides(name: str, schema: type[Any], word: str) -> list[str]:
         return ["~policy", f"+{word}", *convert]
     if bare in groups(name):
         chosen, allowed = value.strip("'\""), choices(bare)
-        if chosen not in allowed:  # Hydra accepts any word where it needs none
+        if chosen not in allowed:  # of an optional group Hydra would accept any word
             raise ConfigError(
                 f"{bare}={value} is not one of {', '.join(allowed)}{nearest(value, allowed)}"
             )
         return [f"{key}={in_quotes(chosen)}"]
+    if "." in bare and bare == key and entries(schema, bare.partition(".")[0]) is not None:
+        return [f"++{word}"]  # a new entry, or one that is there
     if value == MISSING:
         raise ConfigError(f"{word}: to OmegaConf, {MISSING} is a value that is still to come")
+    if _is_list_of_texts(schema, bare) and value.startswith("[") and value.endswith("]"):
+        return [f"{key}=[{','.join(_texts(value[1:-1]))}]"]
     if _is_text(schema, bare) and value != "null" and not value.startswith(("'", '"')):
         return [f"{key}={in_quotes(value)}"]
     return [word]
 
 
 def syntax_error(words: Sequence[str]) -> str | None:
-    """What to say of the first word that Hydra cannot read; None where it can read all."""
+    """What to say about the first word that Hydra cannot read; None if it can read all."""
     for word in words:
         key, _, value = word.partition("=")
         try:
@@ -145,8 +191,36 @@ def syntax_error(words: Sequence[str]) -> str | None:
     return None
 
 
+def _texts(inside: str) -> list[str]:
+    """The members of a list; each that is itself KEY=VALUE, as `worker=[env=aloha]` has it, quoted.
+
+    Commas inside brackets, braces or quotes belong to a member.
+    """
+    members, depth, quote = [""], 0, ""
+    for sign in inside:
+        if quote:
+            quote = "" if sign == quote else quote
+        elif sign in "'\"":
+            quote = sign
+        else:
+            depth += (sign in "[{(") - (sign in "]})")
+        if sign == "," and not depth and not quote:
+            members.append("")
+        else:
+            members[-1] += sign
+    stripped = [member.strip() for member in members]
+    return [
+        in_quotes(each) if "=" in each and not each.startswith(("'", '"')) else each
+        for each in stripped
+    ]
+
+
+def _is_list_of_texts(schema: type[Any], key: str) -> bool:
+    return get_type_hints(schema).get(key) == list[str]
+
+
 def _is_text(schema: type[Any], key: str) -> bool:
-    """Does `key`, such as `env.name`, take a text, or one of a few words?"""
+    """Whether `key`, such as `env.name`, takes a text, or one of a few words."""
     kind: Any = schema
     parts = key.split(".")
     for number, part in enumerate(parts):
@@ -163,7 +237,7 @@ def _is_text(schema: type[Any], key: str) -> bool:
 
 
 def _is_text_in_group(schema: type[Any], group: str, key: str) -> bool:
-    """Is it a text, or another setting that is one, in all files of the group that have it?"""
+    """Whether it is a text, or refers to a setting that is one, in all files of the group."""
     files = [OmegaConf.load(file) for file in (FOLDER / group).glob("*.yaml")]
     trees = [OmegaConf.to_container(file, resolve=False) for file in files]
     values = [tree[key] for tree in trees if isinstance(tree, dict) and key in tree]

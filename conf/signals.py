@@ -1,4 +1,4 @@
-"""Signals of both processes, with respect for how each was started.
+"""How both processes handle signals, depending on how each was started.
 
 `nohup` has a program ignore SIGHUP, and a shell's `&` may have it ignore SIGINT; the program must
 not undo that. SIGHUP has two meanings: a service manager or a person sends it to have files read
@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 
 
 def handle(number: signal.Signals, handler: Callable[[str], object]) -> None:
-    """Have a signal call `handler` with its name, unless it is ignored since the start."""
+    """Have a signal call `handler` with its name, unless it was ignored from the start."""
     if signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, lambda *_: handler(number.name))
 
@@ -21,7 +24,7 @@ def handle(number: signal.Signals, handler: Callable[[str], object]) -> None:
 def end_while_starting() -> None:
     """Have SIGINT and SIGTERM end the process at once, until other handlers are installed.
 
-    So does SIGHUP if the terminal was closed. If not, it needs no answer: no file was read yet.
+    So does SIGHUP if the terminal was closed. If not, it is ignored: no file was read yet.
     """
     terminal = Terminal()
 
@@ -38,6 +41,28 @@ def end_while_starting() -> None:
     handle(signal.SIGHUP, end_if_closed)
 
 
+@contextmanager
+def terminable() -> Iterator[None]:
+    """Inside, SIGTERM and SIGHUP end the program as an exit does, so that it cleans up first.
+
+    The exit code is a shell's, 128 and the signal's number. One that is ignored stays ignored, and
+    afterwards the handlers are those from before.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        sys.exit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:
+                signal.signal(number, end)
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 class Terminal:
     """The terminal that this process was started from, if there was one."""
 
@@ -45,7 +70,7 @@ class Terminal:
         self._was_there = _has_terminal()
 
     def is_closed(self) -> bool:
-        """Was there a terminal, and is it gone now?"""
+        """Whether there was a terminal that is gone now."""
         return self._was_there and not _has_terminal()
 
 

@@ -24,7 +24,8 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from worker.checkpoints.conversion import convert, copy_rest
+from worker.checkpoint_tools.conversion import convert, copy_rest
+from worker.checkpoint_tools.inspection import UNTOLD, architecture, dimensions, fits, statistics
 from worker.checkpoints.download import Cache, fetch, is_remote
 from worker.checkpoints.download.addresses import parse
 from worker.checkpoints.download.progress import Progress
@@ -36,7 +37,6 @@ from worker.checkpoints.folders import (
     local_path,
     system_errors,
 )
-from worker.checkpoints.inspection import UNTOLD, architecture, dimensions, fits, statistics
 from worker.checkpoints.layout import WEIGHTS_FILE, WEIGHTS_FOLDER
 from worker.checkpoints.saved_config import SavedConfig, read_saved_config
 from worker.checkpoints.weights import Weights, nbytes, open_weights
@@ -139,8 +139,8 @@ def convert_command(given: argparse.Namespace, folder: Path) -> int:
 
 
 def verify(given: argparse.Namespace, folder: Path) -> int:
-    """Print every check; 1 where one does not hold."""
-    from worker.checkpoints.verification import checks, store_checks
+    """Print every check; returns 1 if one does not hold."""
+    from worker.checkpoint_tools.verification import checks, store_checks
 
     with Progress(f"reading {folder.name}", _bytes_to_read(folder)) as progress:
         found = list(checks(folder, progress.advance))
@@ -155,7 +155,7 @@ def verify(given: argparse.Namespace, folder: Path) -> int:
 
 
 def in_flags(message: str) -> str:
-    """A worker's `message` with this command's flags in the place of the worker's settings."""
+    """A worker's `message`, with this command's flags instead of the worker's settings."""
     for setting, flag in _FLAGS.items():
         message = message.replace(setting, flag)
     return message

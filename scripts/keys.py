@@ -47,8 +47,8 @@ def make(folder: Path, name: str, role: Role, policies: Sequence[str]) -> Path:
     """Make a pair of keys; returns the secret file, which holds all that the peer needs.
 
     Raises:
-        KeysError: the name cannot be, or is taken.
-        ValueError: the folder holds something that is no key.
+        KeysError: the name is not allowed, or is taken.
+        ValueError: the folder holds something that is not a key.
         OSError: the folder cannot be written.
     """
     if not _NAME.fullmatch(name) or name == "broker":
@@ -86,10 +86,10 @@ def revoke(folder: Path, name: str) -> None:
 
 
 def listing(folder: Path) -> list[dict[str, object]]:
-    """All peers, by name: role, policies (None: all), public key, and if the secret is still here.
+    """All peers, by name: role, policies (None: all), public key, whether the secret is here.
 
     Raises:
-        ValueError: the folder holds something that is no key.
+        ValueError: the folder holds something that is not a key.
     """
     read_keys(folder)
     rows: list[dict[str, object]] = []
@@ -144,7 +144,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, default=Path("keys"), help="of the keys (keys)")
     commands = parser.add_subparsers(dest="command", required=True, metavar="make|list|revoke")
     making = commands.add_parser("make", help="make a key for a robot, a worker or an operator")
-    making.add_argument("name", help="also the name of its files")
+    making.add_argument("name", help="of the peer, and of its files")
     making.add_argument(
         "--role",
         choices=[str(role) for role in Role],
@@ -161,7 +161,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     showing = commands.add_parser("list", help="show all keys; never a secret")
     showing.add_argument("--json", action="store_true", help="for programs")
-    revoking = commands.add_parser("revoke", help="remove a key: the broker lets it in no more")
+    revoking = commands.add_parser("revoke", help="remove a key, so that the broker refuses it")
     revoking.add_argument("name")
     return parser.read(arguments)
 

@@ -77,8 +77,8 @@ def install_commands() -> list[list[str]]:
 def install() -> str | None:
     """Install PACKAGES; what went wrong as one line, or None.
 
-    A failing update is no end: one broken source among many fails it, and what is needed may be
-    on this machine's lists already.
+    If the update fails, the installation is tried all the same: one broken source is enough to fail
+    the update, and this machine's lists may have what is needed already.
     """
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     failure = None

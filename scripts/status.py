@@ -26,16 +26,16 @@ from client.policy_client import DEFAULT_PORT
 
 _INTERVAL_S = 1.0
 _TIMEOUT_S = 5.0
-_SOON_S = 2.0  # so long may an answer take while we watch
+_SOON_S = 2.0  # the longest wait for an answer while we watch
 
 
 def render(status: Mapping[str, Any], console: Console | None = None, trouble: str = "") -> Group:
-    """Everything that the broker told (`broker.status.report`), as tables.
+    """Everything in the broker's report (`broker.status.report`), as tables.
 
     Args:
-        status: what it told last.
-        console: whose screen it has to fit on; by default it is as long as it is.
-        trouble: why it is not told anew, if it is not.
+        status: the last report.
+        console: the tables are cut to fit its screen; by default they are not cut.
+        trouble: why there is no newer report, if there is none.
     """
     waiting, hidden = status["queues"], status["workers_in_all"] - len(status["workers"])
     head = f"broker {status['version']}, up {status['uptime_s']:.0f} s, {len(waiting)} queues"
@@ -77,6 +77,18 @@ def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str
     every = [
         ("queues", queues, {"policy": "policy", "waiting": "waiting"}),
         (
+            "teams",
+            [_team(each) for each in status.get("teams", ())],
+            {
+                "name": "name",
+                "weight": "weight",
+                "in_hand": "in hand",
+                "live_s": "live s",
+                "evaluation_s": "evaluation s",
+                "refused": "refused",
+            },
+        ),
+        (
             "workers",
             status["workers"],
             {
@@ -98,17 +110,39 @@ def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str
                 "id": "id",
                 "policy": "policy",
                 "requests": "requests",
+                "held": "held",
                 "waiting": "waiting",
                 "in_hand": "in hand",
                 "seen_s_ago": "seen s ago",
             },
         ),
     ]
+    policies = status.get("policies", {})
+    told = [
+        {"policy": policy, "outcome": outcome, "rule": rule, "actions": count}
+        for policy, record in policies.items()
+        for outcome, rules in record.get("guards", {}).items()
+        for rule, count in rules.items()
+    ]
+    headings = {"policy": "policy", "outcome": "were", "rule": "joint/rule", "actions": "actions"}
+    every.append(("actions that broke a guard's rule", told, headings))
+    held = [
+        {"policy": policy, "held": record["held"]}
+        for policy, record in policies.items()
+        if record.get("held")
+    ]
+    every.append(("steps held, by policy", held, {"policy": "policy", "held": "steps"}))
     return [each for each in every if each[1]]
 
 
+def _team(team: Mapping[str, Any]) -> dict[str, Any]:
+    spent = {f"{traffic}_s": seconds for traffic, seconds in team["inference_s"].items()}
+    refused = ", ".join(f"{quota} {count}" for quota, count in team["refused"].items())
+    return {**team, **spent, "name": team["name"] or "(none)", "refused": refused}
+
+
 def fair_shares(wanted: Sequence[int], lines: int) -> list[int]:
-    """How many rows each list gets of a screen's lines: none more than it wants, the rest alike."""
+    """How many rows each list gets of a screen's lines: equal shares, but no more than it wants."""
     shares = [0] * len(wanted)
     left = lines - 2 * len(wanted)  # title and headings
     while left > 0 and (hungry := [i for i, most in enumerate(wanted) if shares[i] < most]):
@@ -125,7 +159,8 @@ def _table(title: str, rows: Sequence[Mapping[str, Any]], **columns: str) -> Tab
         table.add_column(heading, no_wrap=True, header_style="dim")
     for row in rows:
         # As plain text: names come from robots and may look like markup.
-        table.add_row(*(Text(_cell(row[key])) for key in columns))
+        # An older broker tells less.
+        table.add_row(*(Text(_cell(row.get(key, ""))) for key in columns))
     return table
 
 
@@ -186,7 +221,7 @@ def _show(client: ZmqPolicyClient, options: argparse.Namespace) -> None:
 
 
 def _answers(client: ZmqPolicyClient) -> Iterator[dict[str, Any] | PolicyError]:
-    """What the broker says, or why it says nothing, every second: it may be back for the next."""
+    """Every second, the broker's report, or why there is none; a lost broker may come back."""
     while True:
         time.sleep(_INTERVAL_S)
         try:
@@ -200,7 +235,7 @@ def _trouble(error: PolicyError) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0; 1 where the broker cannot be asked. With --watch, Ctrl-C is how it ends."""
+    """The exit code: 0, or 1 if the broker cannot be asked. With --watch, Ctrl-C ends it."""
     options = _parse(arguments)
     try:
         with ZmqPolicyClient(

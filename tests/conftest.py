@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
 from collections import defaultdict
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,12 @@ from hypothesis import settings
 # depend on chance or on how busy the machine is.
 settings.register_profile("gate", deadline=None, derandomize=True, database=None)
 settings.load_profile("gate")
+
+# Two processes run the tests, and those start more: a thread of torch that waits by spinning would
+# keep the others from the cores (measured: twice the time for the models' tests). And two threads
+# each only take turns (a tenth more time).
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # `make test &` and `nohup make test` ignore signals, and our processes keep to what they inherit:
 # tests that send them signals need what a terminal gives.
@@ -51,6 +59,16 @@ class TimesByGroup:
         terminalreporter.section("time by group")
         for line in table(self.seconds):
             terminalreporter.write_line(line)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What a test printed may hold lone surrogates, which no channel between processes takes."""
+    report = yield
+    report.sections = [
+        (name, text.encode("utf-8", "backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 def pytest_configure(config: pytest.Config) -> None:

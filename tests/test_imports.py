@@ -25,7 +25,9 @@ ALLOWED: Mapping[str, frozenset[str]] = {
     "scripts": frozenset({"client", "broker", "worker", "conf"}),
 }
 WITHOUT_CIRCLES = ("client", "broker", "worker", "conf")
-LAYERED = ("broker",)  # those whose __init__.py has a table of layers
+LAYERED = ("broker", "broker.gateway", "worker")  # those whose __init__.py has a table of layers
+# Processes of their own inside a package: nothing else of it imports them.
+APART = {"broker": "broker.gateway"}
 OF_READABLE_LENGTH = ("client", "broker", "worker", "conf", "scripts", "benchmarks")
 
 
@@ -70,6 +72,19 @@ def _ours(name: str, known: Mapping[str, Path]) -> str:
     return name
 
 
+def between_rooms(graph: Mapping[str, set[str]], package: str) -> dict[str, set[str]]:
+    """The imports from one room to another; a room is a package's module, or a folder of them."""
+
+    def room(module: str) -> str:
+        return ".".join(module.split(".")[: package.count(".") + 2])
+
+    rooms: dict[str, set[str]] = {}
+    for module, others in graph.items():
+        found = rooms.setdefault(room(module), set())
+        found.update(room(other) for other in others if room(other) != room(module))
+    return rooms
+
+
 def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
     """Some modules that import each other in a circle, or none."""
     done: set[str] = set()
@@ -95,7 +110,8 @@ def find_circle(graph: Mapping[str, set[str]]) -> list[str]:
 
 def told_layers(package: str) -> list[list[str]]:
     """The layers that the table in a package's `__init__.py` has, the lowest first."""
-    text = ast.get_docstring(ast.parse((ROOT / package / "__init__.py").read_text())) or ""
+    folder = ROOT.joinpath(*package.split("."))
+    text = ast.get_docstring(ast.parse((folder / "__init__.py").read_text())) or ""
     table = text.partition("modules\n")[2].partition("\n\n")[0]
     rows = [line.split(maxsplit=1)[1].split(",") for line in table.splitlines()]
     return [[f"{package}.{name.strip()}" for name in row] for row in reversed(rows)]
@@ -118,12 +134,37 @@ def test_no_module_imports_itself_through_others() -> None:
     assert find_circle(graph) == []
 
 
+def inside(package: str, module: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def layered_graph(package: str) -> dict[str, set[str]]:
+    """The imports of a package's modules, without those of a process apart in it."""
+    graph, apart = import_graph(package.partition(".")[0]), APART.get(package, "nothing")
+    return {
+        module: others
+        for module, others in graph.items()
+        if inside(package, module) and not inside(apart, module)
+    }
+
+
 @pytest.mark.parametrize("package", LAYERED)
 def test_modules_import_lower_layers_only(package: str) -> None:
-    graph = import_graph(package)
+    graph = between_rooms(layered_graph(package), package)
     layers = told_layers(package)
     assert {module for layer in layers for module in layer} == graph.keys() - {package}
     assert arrows_upwards(graph, layers) == []
+
+
+@pytest.mark.parametrize("package", APART)
+def test_nothing_imports_a_process_apart(package: str) -> None:
+    imports = {
+        f"{module} imports {other}"
+        for module, others in layered_graph(package).items()
+        for other in others
+        if inside(APART[package], other)
+    }
+    assert imports == set()
 
 
 @pytest.mark.parametrize("package", ALLOWED)
@@ -178,3 +219,8 @@ def test_an_arrow_upwards_is_found() -> None:
     assert arrows_upwards({"high": {"low"}}, layers) == []
     assert arrows_upwards({"low": {"high"}}, layers) == ["low imports high"]
     assert arrows_upwards({"low": {"beside"}}, layers) == ["low imports beside"]
+
+
+def test_a_folder_is_one_room() -> None:
+    graph = {"w.a.x": {"w.b.y", "w.a.z"}, "w.a.z": {"w.c"}, "w.c": set[str]()}
+    assert between_rooms(graph, "w") == {"w.a": {"w.b", "w.c"}, "w.c": set()}

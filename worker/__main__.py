@@ -27,16 +27,17 @@ try:
 
     from conf.compose import command_line
     from worker.config import WorkerConfig
+    from worker.robots.guards import guards_of
 except ModuleNotFoundError as _error:
     _missing = missing_extra(_error)
     if _missing is None:
         raise
     print(_missing, file=sys.stderr)
     sys.exit(2)  # as any other mistake in how it is set up
-from worker.events import BROKEN
+from worker.addresses import broker_list
+from worker.events import BROKEN, DRAIN_S
 from worker.policy import Policy
 from worker.service import Service
-from worker.session import DRAIN_S
 
 logger = logging.getLogger("worker")
 
@@ -64,11 +65,12 @@ def main() -> int:
     try:
         service = Service(
             build(config),
-            name=config.name,
-            broker=config.broker,
+            name=config.full_name,
+            brokers=broker_list(config.broker),
             slots=config.runtime.slots,
             batch_wait_s=config.runtime.batch_wait_s,
             key=key,
+            guards=guards_of(config.env),
         )
     except MissingExtra as error:
         logger.error("%s", error)

@@ -11,9 +11,12 @@ from typing import Any
 
 from omegaconf import MISSING
 
+from client.names import AT, full_name
 from client.wire import MAX_NAME, MAX_SLOTS
+from worker.addresses import broker_list
+from worker.device_name import Device
 from worker.errors import SettingsError
-from worker.runtime.device_name import Device
+from worker.guard_config import GuardsConfig
 
 LONGEST_WAIT_S = 10.0
 """The longest that a batch may wait for others; most robots have given up by then."""
@@ -81,6 +84,7 @@ class EnvConfig:
     control_hz: float = MISSING
     reset_pose: list[float] | None = MISSING
     images: dict[str, str] | None = None
+    guards: GuardsConfig = field(default_factory=GuardsConfig)
 
     def __post_init__(self) -> None:
         """Refuse values that no robot could have."""
@@ -91,6 +95,7 @@ class EnvConfig:
             )
         _at_least("env.", self, 0.001, "control_hz")
         _at_least("env.", self, 1, "action_dim")
+        self.guards.check(self.action_dim)
 
 
 @dataclass
@@ -245,8 +250,9 @@ class WorkerConfig:
     model: ModelConfig = MISSING
     runtime: RuntimeConfig = MISSING
     policy: dict[str, Any] = MISSING
-    broker: str = MISSING
+    broker: Any = MISSING
     name: str = MISSING
+    version: str | None = None
     checkpoint: str | None = MISSING
     tokenizer: str | None = MISSING
     fast_tokenizer: str | None = MISSING
@@ -268,11 +274,23 @@ class WorkerConfig:
             SettingsError: the message names the key.
         """
         Device(self.device)
+        broker_list(self.broker)
         _at_least("", self, 1, "num_steps")
         _at_least("", self, 0, "seed")
-        if not 0 < len(self.name) <= MAX_NAME:
-            limit = f"must not be empty, nor longer than {MAX_NAME} characters"
-            raise SettingsError(f"name= {limit}: it is what robots ask for")
+        for key, text, asked in (
+            ("name", self.name, self.name),
+            ("version", self.version, self.full_name),
+        ):
+            if text is not None and (not text or AT in text or len(asked) > MAX_NAME):
+                raise SettingsError(
+                    f"{key}={text} must not be empty nor have an {AT}, and what robots ask for,"
+                    f" {asked!r}, has {MAX_NAME} characters at most"
+                )
+
+    @property
+    def full_name(self) -> str:
+        """What this worker serves: its name, with its version if it has one."""
+        return full_name(self.name, self.version)
 
 
 def _at_least(where: str, config: object, least: float, *keys: str) -> None:

@@ -1,4 +1,4 @@
-"""What keeps a worker from serving, told in one line by `python -m worker`.
+"""Errors that keep a worker from serving; `python -m worker` prints each in one line.
 
     WorkerError
      |
@@ -23,7 +23,7 @@ _EXTRA = frozenset(
 
 
 class WorkerError(Exception):
-    """Base of all that stops a worker, at its start or later."""
+    """Base of all errors that stop a worker, at its start or later."""
 
 
 class SettingsError(WorkerError, ValueError):

@@ -1,4 +1,4 @@
-"""What a session is told and what it asks for: all that passes between it and the process around.
+"""Events and commands: the whole interface between a session and the process around it.
 
 Payloads (body and buffers) are opaque to a session: it counts their bytes and passes them on.
 """
@@ -14,10 +14,20 @@ from client.wire import Frame, Header, RequestId
 Payload = Sequence[Frame | memoryview]
 
 Attempt = tuple[RequestId, int, int]
-"""What a request in hand is known by: its id, the attempt's number, the broker's epoch."""
+"""What identifies a request in hand: its id, the attempt's number, the broker's epoch."""
 
 STOPPED, BROKEN, REFUSED = 0, 3, 4
 """Exit codes: told to stop, the policy cannot be served, the broker refused this worker."""
+
+DRAIN_S = 0.8
+"""Once stopped, an inference under way may still be answered for this long."""
+
+RETIRED_S = 25.0
+"""Once a broker has retired this worker: nobody is in a hurry, and most deadlines are shorter."""
+
+BEATS_TO_DRAIN = 2
+"""How many heartbeats of the broker, and intervals, a drained worker waits for: the broker may have
+sent work and one heartbeat before it heard of it, and some heartbeats come before their time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +78,7 @@ class Answered:
 
 @dataclass(slots=True)
 class Undecodable:
-    """The body of a request is not one, so nobody will compute it."""
+    """The body of a request cannot be decoded, so nobody will compute it."""
 
     request: Header
     error: PolicyError
@@ -83,7 +93,27 @@ class PolicyBroken:
 
 @dataclass(slots=True)
 class Stop:
-    """Finish what is in hand and leave; the second time, leave at once."""
+    """Finish what is in hand, for up to `within_s`, and leave; the second time, leave at once.
+
+    After a longer one, such as a broker's `retire`, it is the first of its kind.
+    """
+
+    within_s: float = DRAIN_S
+
+
+@dataclass(slots=True)
+class KeyRefused:
+    """A broker will never let this worker in, because of its key or the lack of one."""
+
+
+@dataclass(slots=True)
+class Disconnected:
+    """The connection to one of several brokers was lost: its registration there is over."""
+
+
+@dataclass(slots=True)
+class ShareChanged:
+    """One of several brokers may have more, or less, in hand than it was told."""
 
 
 @dataclass(slots=True)
@@ -93,7 +123,7 @@ class Tick:
 
 @dataclass(slots=True)
 class Send:
-    """Send this now or not at all: what a lost broker was to hear is worthless to the next."""
+    """Send this now or not at all: a message for a lost broker is worthless to the next one."""
 
     header: Header
     payload: Payload = ()
@@ -105,6 +135,16 @@ class Run:
 
     request: Header
     payload: Sequence[Frame]
+
+
+@dataclass(slots=True)
+class Renew:
+    """Close the connection for good and open another under a routing id that nobody has had."""
+
+
+@dataclass(slots=True)
+class Retire:
+    """A broker has told this process to leave: the sessions with the others are to stop too."""
 
 
 @dataclass(slots=True)
@@ -123,10 +163,21 @@ class Exit:
     code: int
 
 
-Event = Received | PolicyReady | Answered | Undecodable | PolicyBroken | Stop | Tick
-Command = Send | Run | Log | Exit
+Event = (
+    Received
+    | PolicyReady
+    | Answered
+    | Undecodable
+    | PolicyBroken
+    | Stop
+    | KeyRefused
+    | Disconnected
+    | ShareChanged
+    | Tick
+)
+Command = Send | Run | Renew | Retire | Log | Exit
 
 
 def attempt_of(request: Header) -> Attempt:
-    """What a request is known by while it is in hand; `request` is the header of its `infer`."""
+    """What identifies a request while it is in hand; `request` is the header of its `infer`."""
     return request["id"], request["attempt"], request["epoch"]

@@ -1,8 +1,8 @@
 """Decoding the compressed images of an observation, away from the thread that the policy runs on.
 
 Two forms are understood: a file's bytes (JPEG, PNG or WebP, or a one-dimensional uint8 array of
-them) where the policy says that it takes an image, and anywhere `client.image_codecs`'s mark, by
-which a robot's client replaces an array.
+them) where the policy says that it takes an image; and, anywhere, the mark that
+`client.image_codecs` puts in the place of an array.
 
 Before a pixel is decoded, the size that each file declares is checked: a few kilobytes can promise
 gigabytes.
@@ -11,17 +11,17 @@ gigabytes.
 from __future__ import annotations
 
 import io
-import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from client.body import Observation
 from client.errors import BadObservation
-from client.image_codecs import LAYOUT, LAYOUTS, MARK
+from client.image_codecs import LAYOUT, LAYOUTS, MARK, usable_cores
 
 if TYPE_CHECKING:
     from PIL.ImageFile import ImageFile
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 Picture = npt.NDArray[np.uint8]
 Path = tuple[Any, ...]
 """Keys from the outermost in; strings, from any sound robot."""
-Observation = dict[str, Any]
 
 MAX_PIXELS = 10_000_000  # of one image: a 4K camera has 8.3 million
 MAX_PIXELS_TOGETHER = 40_000_000  # of one observation: 120 MB once decoded
-_MAX_DEPTH = 32  # of nested dicts, as far as images are looked for
-_THREADS = min(4, os.cpu_count() or 1)
+_MAX_DEPTH = 32  # of the nested dicts in which images are looked for
+_MOST_THREADS = 4
 _BEGINNINGS = {b"\xff\xd8\xff": "JPEG", b"\x89PNG\r\n\x1a\n": "PNG"}
 _RIFF, _WEBP = b"RIFF", b"WEBP"
 # 8 bits a channel or fewer. 16-bit images (depth, most often) would lose half of what they hold.
@@ -48,7 +47,7 @@ class _Encoded(NamedTuple):
 
 
 def is_encoded(value: Any) -> bool:
-    """Could it be a compressed image: bytes, or a one-dimensional uint8 array of them?"""
+    """Whether it may be a compressed image: bytes, or a one-dimensional uint8 array of them."""
     if isinstance(value, np.ndarray):
         return value.ndim == 1 and value.dtype.char == "B"
     return isinstance(value, bytes | bytearray | memoryview)
@@ -74,7 +73,8 @@ class ImageDecoder:
     def __init__(self, layouts: Mapping[Path, str] | None = None) -> None:
         """`layouts`: where the policy takes images, and whether as "hwc" or as "chw"."""
         self._layouts = dict(layouts or {})
-        self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="image decoder")
+        count = min(_MOST_THREADS, usable_cores())
+        self._threads = ThreadPoolExecutor(count, thread_name_prefix="image decoder")
 
     def decode(
         self, observation: Observation, done: Callable[[Observation | BadObservation], None]
@@ -86,7 +86,8 @@ class ImageDecoder:
             thread, with a copy that holds arrays in their places, (H, W, 3) or (3, H, W), or
             with what is wrong with one of them.
         """
-        found = list(self._find(observation, ()))
+        found: list[_Encoded] = []
+        self._find(observation, (), found)
         if not found:
             return False
         task = _Task(observation, len(found), done)
@@ -98,7 +99,7 @@ class ImageDecoder:
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _begin(self, found: list[_Encoded], task: _Task) -> None:
-        """Look at what all files declare, then decode them."""
+        """Check what all files declare, then decode them."""
         try:
             files, total = [], 0
             for encoded in found:
@@ -122,18 +123,21 @@ class ImageDecoder:
             self._threads.submit(task.run, encoded, file)
         task.run(found[0], files[0])
 
-    def _find(self, tree: Mapping[Any, Any], at: Path) -> Iterator[_Encoded]:
+    def _find(self, tree: Mapping[Any, Any], at: Path, found: list[_Encoded]) -> None:
         # Every request comes through here, and most hold nothing to find.
         for key, value in tree.items():
-            if type(value) is dict:
+            kind = type(value)
+            if kind is dict:
                 if MARK in value:
-                    yield _marked(value, (*at, key))
+                    found.append(_marked(value, (*at, key)))
                 elif len(at) < _MAX_DEPTH:
-                    yield from self._find(value, (*at, key))
-            elif type(value) is not str and is_encoded(value):
+                    self._find(value, (*at, key), found)
+            elif kind is str or (kind is np.ndarray and value.ndim != 1):
+                continue
+            elif is_encoded(value):
                 path = (*at, key)
                 if path in self._layouts:
-                    yield _Encoded(path, _bytes_of(value), self._layouts[path])
+                    found.append(_Encoded(path, _bytes_of(value), self._layouts[path]))
 
 
 class _Task:
@@ -181,7 +185,7 @@ def key_name(path: Path) -> str:
 
 def _marked(value: Mapping[Any, Any], path: Path) -> _Encoded:
     data, layout = value[MARK], value.get(LAYOUT, "hwc")
-    # What is neither bytes nor a layout is told to the robot when the file is opened.
+    # If these are not bytes and a layout, the robot is told so when the file is opened.
     return _Encoded(path, _bytes_of(data) if is_encoded(data) else b"", str(layout))
 
 

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import queue
 import sys
 import threading
 import time
@@ -13,42 +10,18 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
+from typing import Any, Protocol
 
 from client import errors
-from client.body import encode_body
-from client.wire import LONGEST_MS, Header, RequestId
+from client.body import Observation
+from client.wire import LONGEST_MS
+from worker.answers import Answer, Job, answered, failed, has_actions
 from worker.errors import DeviceLost, WorkerError
-from worker.policy import Observation, Policy
+from worker.policy import Policy
+from worker.robots.guards import Guards
+from worker.seeds import seed_of
 
 logger = logging.getLogger("worker")
-
-
-@dataclass(slots=True)
-class Job:
-    """One attempt at one request, as the broker gave it. Times are monotonic seconds."""
-
-    header: Header
-    observation: dict[str, Any]
-    received_at: float
-    decode_ms: float
-
-    @property
-    def id(self) -> RequestId:
-        """The request's."""
-        request: RequestId = self.header["id"]
-        return request
-
-
-@dataclass(slots=True)
-class Answer:
-    """The answer to a job: its header's fields and its payload."""
-
-    job: Job
-    fields: Header
-    payload: Sequence[bytes | memoryview] = ()
 
 
 @dataclass(slots=True)
@@ -66,93 +39,123 @@ class Broken:
 
 
 NO_CHUNKING = errors.BadObservation(
-    "prev_actions: this policy has no flow that could go on from it, so it cannot take real-time"
+    "prev_actions: this policy has no flow that could continue them, so it cannot do real-time"
     " chunking; let the client merge chunks by merge='average' or 'ensemble' instead"
 )
 
 Report = Answer | Warm | Broken
+_FOR_EVER = float("inf")
 InferBatch = Callable[[Sequence[Observation]], Sequence[Any]]
 
 
+class Source(Protocol):
+    """Where an inference thread gets its jobs, and hands in what became of them."""
+
+    @property
+    def jobs(self) -> deque[Job]:
+        """Those that wait, in the order in which they are to be run."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be another job."""
+
+    def wait(self, until: float) -> None:
+        """Wait for a job, at most until then; it may return before one has come."""
+
+    def begin(self, usual_s: float) -> None:
+        """The thread begins to infer, which takes so long as a rule."""
+
+    def report(self, reports: Sequence[Report]) -> None:
+        """The thread has ended what it began."""
+
+
 class InferenceThread(threading.Thread):
-    """Loads a policy, warms it up, and runs jobs; those that wait together run as one batch.
+    """Loads a policy, warms it up, and runs jobs; those that wait together run as one batch."""
 
-    `wake_fd` becomes readable with each report, and `take_reports` returns them.
-    """
-
-    def __init__(self, policy: Policy, largest_batch: int = 1, batch_wait_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        policy: Policy,
+        source: Source,
+        largest_batch: int = 1,
+        batch_wait_s: float = 0.0,
+        guards: Guards | None = None,
+    ) -> None:
         """`batch_wait_s`: how long a batch with one job waits for others."""
         super().__init__(name="inference", daemon=True)
         self._infer_batch: InferBatch | None = getattr(policy, "infer_batch", None)
-        self._largest = largest_batch if self._infer_batch is not None else 1
+        self.largest_batch = largest_batch if self._infer_batch is not None else 1
         self._batch_wait_s = batch_wait_s
-        self.reports: deque[Report] = deque()
-        self.wake_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-        self._policy = policy
-        self._jobs: queue.SimpleQueue[Job] = queue.SimpleQueue()
-
-    def give(self, job: Job) -> None:
-        """Queue a job."""
-        self._jobs.put(job)
-
-    def take_reports(self) -> list[Report]:
-        """Take all reports so far, and clear `wake_fd`."""
-        # The signal is cleared first: a report that comes in between signals again.
-        with suppress(BlockingIOError):
-            os.eventfd_read(self.wake_fd)
-        return [self.reports.popleft() for _ in range(len(self.reports))]
+        self._policy, self._source, self._guards = policy, source, guards
+        self._usual_s = _FOR_EVER  # how long an inference took of late
 
     def run(self) -> None:
-        """Load and warm up, then infer until the process ends or the device is lost."""
+        """Load and warm up, then infer until the source closes or the device is lost."""
         try:
             load = getattr(self._policy, "load", None)
             if load is not None:
                 load()
             warm_up = getattr(self._policy, "warm_up", None)
-            self.report(Warm(_checked_ms(warm_up() if warm_up is not None else None)))
-            while True:
+            warm = Warm(_checked_ms(warm_up() if warm_up is not None else None))
+            self._source.report([warm])
+            while self._source.is_open:
                 self._run_batch()
         except BaseException as error:  # noqa: BLE001 - whatever it is, the process must end
-            self.report(Broken(error))
-
-    def report(self, report: Report) -> None:
-        """Add a report; any thread may."""
-        self.reports.append(report)
-        os.eventfd_write(self.wake_fd, 1)
+            self._source.report([Broken(error)])
 
     def _run_batch(self) -> None:
-        # By itself, so that no variable holds the last observation, which may lie in a robot's
-        # memory, while this waits for the next.
-        for answer in self._answers(self._next_batch()):
-            self.report(answer)
+        # A function of its own, so that no variable keeps the last observation, which may lie in
+        # a robot's memory, while `run` waits for the next.
+        if jobs := self._next_batch():
+            self._source.begin(self._usual_s)
+            self._source.report(self._answers(jobs))
 
     def _next_batch(self) -> list[Job]:
-        jobs = [self._jobs.get()]
+        source = self._source
+        if source.jobs:
+            source.wait(0.0)  # others may have come during the last inference
+        while not source.jobs and source.is_open:
+            source.wait(_FOR_EVER)
         full_at = time.monotonic() + self._batch_wait_s
-        while len(jobs) < self._largest:
-            try:
-                jobs.append(self._jobs.get(timeout=max(0.0, full_at - time.monotonic())))
-            except queue.Empty:
+        while len(source.jobs) < self.largest_batch and source.is_open:
+            if self.largest_batch == 1 or time.monotonic() >= full_at:
                 break
-        return jobs
+            source.wait(full_at)
+        if not source.is_open:
+            return []  # nobody would get the answers
+        return [source.jobs.popleft() for _ in range(min(self.largest_batch, len(source.jobs)))]
 
     def _answers(self, jobs: list[Job]) -> list[Answer]:
         started = time.monotonic()
-        in_time = [job for job in jobs if started <= _deadline(job)]
-        late = errors.DeadlineExceeded("its deadline passed before the worker came to it")
-        answers = [failed(job, late) for job in jobs if started > _deadline(job)]
-        results = self._infer_usable([_seeded(job) for job in in_time])
-        infer_ms = (time.monotonic() - started) * 1e3
+        in_time: list[Job] = []
+        answers: list[Answer] = []
+        observations: list[Observation] = []
+        for job in jobs:
+            if started <= _deadline(job):
+                in_time.append(job)
+                observations.append(_seeded(job))
+            else:
+                late = errors.DeadlineExceeded("its deadline passed before the worker came to it")
+                answers.append(failed(job, late))
+        results = self._infer_usable(observations)
+        spent_s = time.monotonic() - started
+        self._usual_s = spent_s if self._usual_s == _FOR_EVER else (self._usual_s + spent_s) / 2
+        infer_ms = spent_s * 1e3
+        if self._guards is not None:
+            results = list(map(self._guarded, results, observations))
         for job, result in zip(in_time, results, strict=True):
-            answers.append(_answer(job, result, started, infer_ms))
+            answers.append(answered(job, result, started, infer_ms, len(in_time)))
         return answers
 
-    def _infer_usable(self, observations: list[Observation]) -> list[Any]:
-        """As `_infer`, but a leftover never reaches a policy that cannot go on from it."""
-        # Read anew: a policy that downloads its files knows itself only when it is loaded.
-        modes = getattr(self._policy, "metadata", {}).get("rtc")
-        if modes:
-            return list(self._infer(observations))
+    def _infer_usable(self, observations: list[Observation]) -> Sequence[Any]:
+        """As `_infer`, but a leftover never reaches a policy that cannot continue it."""
+        for observation in observations:
+            if observation.get("prev_actions") is not None:
+                break
+        else:
+            return self._infer(observations)
+        # Read each time: a policy that downloads its files has its metadata only once loaded.
+        if getattr(self._policy, "metadata", {}).get("rtc"):
+            return self._infer(observations)
         usable = [o for o in observations if o.get("prev_actions") is None]
         results = iter(self._infer(usable))
         return [
@@ -161,7 +164,9 @@ class InferenceThread(threading.Thread):
 
     def _infer(self, observations: list[Observation]) -> Sequence[Any]:
         """A result or an exception for each observation; raises an error of the device itself."""
-        if len(observations) < 2 or self._infer_batch is None:
+        if len(observations) == 1:
+            return [self._infer_one(observations[0])]
+        if self._infer_batch is None:
             return [self._infer_one(observation) for observation in observations]
         try:
             results = self._infer_batch(observations)
@@ -175,6 +180,15 @@ class InferenceThread(threading.Thread):
             logger.exception("a batch of %d failed: each is tried alone", len(observations))
             return [self._infer_one(observation) for observation in observations]
         return results
+
+    def _guarded(self, result: Any, observation: Observation) -> Any:
+        """The result with the actions that its robot may get, or why it gets none."""
+        if self._guards is None or not has_actions(result):
+            return result
+        try:
+            return self._guards.judge(result, observation)
+        except errors.PolicyError as error:
+            return error
 
     def _infer_one(self, observation: Observation) -> Any:
         # Also `sys.exit()`, a KeyboardInterrupt or a cancelled coroutine of the policy's own:
@@ -199,54 +213,6 @@ def _checked_ms(said: Any) -> float | None:
     )
 
 
-def _answer(job: Job, result: Any, started: float, infer_ms: float) -> Answer:
-    encoding = time.monotonic()
-    if isinstance(result, errors.PolicyError):
-        return failed(job, result)
-    if isinstance(result, BaseException):
-        return failed(job, _policy_failed(job, result))
-    try:
-        payload = _encode(result, infer_ms, buffers=job.header.get("buffers", False))
-    except errors.PolicyError as error:
-        return failed(job, error)
-    except Exception as error:  # noqa: BLE001 - it is logged, and told to the robot
-        return failed(job, _policy_failed(job, error))
-    timing = {
-        "decode_ms": job.decode_ms,
-        "wait_ms": (started - job.received_at) * 1e3 - job.decode_ms,
-        "infer_ms": infer_ms,
-        "encode_ms": (time.monotonic() - encoding) * 1e3,
-    }
-    return Answer(job, {"kind": "result", "timing": timing}, payload)
-
-
-def _policy_failed(job: Job, error: BaseException) -> errors.PolicyFailed:
-    """What the robot is told of a policy's exception; the log gets its traceback."""
-    logger.error(
-        "the policy failed on a request",
-        exc_info=error,
-        extra={"about": {"request": str(job.id)}},
-    )
-    try:
-        reason = str(error).partition("\n")[0][:200]
-    except Exception:  # noqa: BLE001 - of a foreign `__str__`, where anything may happen
-        reason = "(it cannot be shown)"
-    return errors.PolicyFailed(
-        f"the policy raised {type(error).__name__}: {reason} (request {job.id} in the worker's log)"
-    )
-
-
-def _encode(result: Any, infer_ms: float, *, buffers: bool) -> Sequence[bytes | memoryview]:
-    if not isinstance(result, dict) or not isinstance(result.get("actions"), np.ndarray):
-        raise errors.PolicyFailed(
-            "the policy answered something else than a dict whose `actions` are a numpy array"
-        )
-    try:
-        return encode_body({"policy_timing": {"infer_ms": infer_ms}, **result}, buffers=buffers)
-    except errors.BadObservation as error:
-        raise errors.PolicyFailed(f"the policy's answer cannot be sent: {error}") from error
-
-
 def _deadline(job: Job) -> float:
     seconds: float = job.header.get("deadline_ms", float("inf")) / 1e3
     return job.received_at + seconds
@@ -263,11 +229,4 @@ def _seeded(job: Job) -> dict[str, Any]:
     """The observation, with a seed that is the same for every attempt at this request."""
     if "seed" in job.observation or "noise" in job.observation:
         return job.observation
-    id = job.id
-    digest = hashlib.blake2b(id.client + id.sequence.to_bytes(8, "big"), digest_size=7)
-    return {**job.observation, "seed": int.from_bytes(digest.digest(), "big")}
-
-
-def failed(job: Job, error: errors.PolicyError) -> Answer:
-    """The answer to a job that came to nothing."""
-    return Answer(job, {"kind": "failure", **errors.to_wire(error)})
+    return {**job.observation, "seed": seed_of(job.header["id"])}

@@ -1,4 +1,4 @@
-"""What stands between a message and the inference thread: memory, decoding, compressed images."""
+"""From a message to a job for the inference thread: memory, decoding, compressed images."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import time
 from collections.abc import Callable, Sequence
 from functools import partial
 
-from client.body import decode_body
+from client.body import Observation, decode_body
 from client.errors import BadObservation
+from client.memory_reader import Mappings
 from client.shared_memory import host_token
 from client.wire import Frame, Header
+from worker.answers import Answer, Job, failed
 from worker.images import ImageDecoder
-from worker.inference import Answer, Job, failed
-from worker.policy import Observation, Policy
-from worker.shared_memory import Mappings
+from worker.policy import Policy
 
 MAX_BYTES = 16_000_000
-"""Of an observation in shared memory, until the broker has said what it allows."""
+"""The largest observation in shared memory, until the broker has said what it allows."""
 
-_LOOK_S = 1.0  # for memory whose robots have gone, at most so often
+_LOOK_S = 1.0  # between two searches for memory whose robots have gone
 
 
 class Intake:
@@ -27,9 +27,9 @@ class Intake:
     def __init__(
         self, policy: Policy, give: Callable[[Job], None], report: Callable[[Answer], None]
     ) -> None:
-        """`give` and `report` are called from other threads, for jobs whose images were decoded.
+        """`give` and `report` are called from other threads, after a job's images were decoded.
 
-        The one with a job that is ready, the other with the answer to one whose image is faulty.
+        `give` gets a job that is ready, `report` the answer to a job with a faulty image.
         """
         self._give, self._report = give, report
         self._images = ImageDecoder(getattr(policy, "image_layouts", {}))
@@ -42,7 +42,7 @@ class Intake:
         """Decode one request; None where its images come first, and `give` or `report` follows.
 
         Raises:
-            client.errors.ProtocolError: the body is not one.
+            client.errors.ProtocolError: the body cannot be decoded.
             client.errors.MemoryUnreachable: the robot's memory cannot be read from here.
         """
         started = time.monotonic()
@@ -52,7 +52,7 @@ class Intake:
         return Job(request, observation, started, (time.monotonic() - started) * 1e3)
 
     def fields_for(self, request: Header) -> Header:
-        """What a result's header says beyond the answer: whether memory could be shared."""
+        """Further header fields of a result, which say whether memory could be shared."""
         if self._host and request.get("host") == self._host:
             return {"host": self._host}
         return {}
@@ -78,7 +78,7 @@ class Intake:
         views = self._mappings.read(request["memory"])
         if self._in_place:
             return [payload[0], *views]
-        # A policy that has not promised to leave its observation alone gets one of its own.
+        # A policy that has not promised to leave its observation unchanged gets a copy.
         return [payload[0], *(memoryview(bytearray(view)) for view in views)]
 
     def _decoded(

@@ -1,4 +1,4 @@
-"""What the worker needs of a policy: anything with `infer` can be served.
+"""What the worker needs from a policy: anything with `infer` can be served.
 
 Everything else is optional and looked up when the worker starts:
 
@@ -22,12 +22,10 @@ from __future__ import annotations
 import operator
 from typing import Any, Protocol
 
-from client.body import encode_body
+from client.body import Observation, encode_body
+from client.wire import MAX_METADATA
 from worker.errors import WorkerError
 from worker.events import Introduction
-
-Observation = dict[str, Any]
-"""What a robot sent, decoded: nested dicts and lists of numpy arrays and plain values."""
 
 
 class Policy(Protocol):
@@ -47,14 +45,21 @@ class Policy(Protocol):
 
 
 def introduce(policy: Policy, name: str, slots: int, incarnation: bytes) -> Introduction:
-    """What the policy says of itself, as every broker is told.
+    """What the policy says about itself, for every broker.
 
     Raises:
         client.errors.BadObservation: its metadata holds something that cannot be sent.
-        WorkerError: its `action_horizon` is no whole number, or its digest no text.
+        WorkerError: its metadata is too large, its `action_horizon` is not a whole number, or its
+            digest is not text.
     """
     metadata: Any = getattr(policy, "metadata", {})
     encoded = encode_body(metadata, buffers=False)
+    size = sum(map(len, encoded))
+    if size > MAX_METADATA:
+        raise WorkerError(
+            f"the policy's metadata has {size:,} bytes, {MAX_METADATA:,} are allowed: leave out"
+            " what does not describe the policy"
+        )
     horizon, digest = metadata.get("action_horizon", 0), getattr(policy, "digest", "")
     try:
         whole = operator.index(horizon)

@@ -1,220 +1,175 @@
-"""The worker's process around its session: the socket, the clock and the inference thread.
+"""The worker's two threads, and which of them talks to the brokers.
 
-What is said to the broker and when is `worker.session`'s; this carries it out. Nothing here waits
-for the policy, which has a thread of its own (`worker.inference`), so the broker hears of this
-process ten times a second whatever the model does.
+The policy lives on the inference thread. While that thread has nothing to infer, it waits for the
+brokers' messages itself, so a request is run by the thread that received it, and answered by it:
+no other thread has to be woken on a robot's time. While it infers, the main thread stands in for
+it: the brokers hear from this process ten times a second whatever the model does, and the next
+requests are received and decoded meanwhile.
+
+The main thread is woken for that when an inference begins that is expected to take long. If one
+takes long that was not expected to, the main thread finds out by itself, at its next glance.
 """
 
 from __future__ import annotations
 
-import logging
 import os
 import select
+import threading
 import time
-import uuid
 from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
 
-import zmq
-
-from client import errors
 from client.keys import Key
-from client.wire import VERSION
-from worker.connection import Connection
-from worker.errors import WorkerError, missing_extra
-from worker.events import (
-    BROKEN,
-    REFUSED,
-    Answered,
-    Command,
-    Event,
-    Exit,
-    Log,
-    PolicyBroken,
-    PolicyReady,
-    Received,
-    Run,
-    Send,
-    Stop,
-    Tick,
-    Undecodable,
-)
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
-from worker.intake import MAX_BYTES, Intake
-from worker.policy import Policy, introduce
-from worker.session import Session
+from worker.answers import Job
+from worker.conversations import Conversations
+from worker.inference import InferenceThread, Report
+from worker.policy import Policy
+from worker.robots.guards import Guards
 
-logger = logging.getLogger("worker")
+LONG_S = 0.002
+"""An inference that is expected to take longer has the main thread stand in."""
+
+GLANCE_S = 0.1
+"""How often the main thread looks whether an inference takes long that was not expected to."""
+
+_PARTING_S = 5.0  # it has nothing left to do, so it takes no time unless something hangs
 
 
 class Service:
-    """Serves a policy under a name at one broker, until stopped."""
+    """Serves a policy under a name at one broker or several, until stopped."""
 
     def __init__(
         self,
         policy: Policy,
         *,
         name: str,
-        broker: str,
+        brokers: Sequence[str],
         slots: int,
         batch_wait_s: float = 0.0,
         key: Key | None = None,
+        guards: Guards | None = None,
     ) -> None:
-        """Open the socket; the broker need not be there yet.
+        """Open a socket to each broker, which need not be there yet.
 
         Args:
             policy: what is served; `load` and `warm_up` are called by `run`.
             name: what robots ask for.
-            broker: its backend, such as `tcp://127.0.0.1:8001`.
-            slots: requests in hand at once, and the largest batch that the policy gets.
+            brokers: their backends, such as `tcp://127.0.0.1:8001`.
+            slots: requests in hand at once, of all brokers together, and the largest batch that
+                the policy gets.
             batch_wait_s: how long a batch with one request waits for others.
             key: this worker's, where the broker asks for keys.
+            guards: what every answer's actions are held against.
 
         Raises:
-            zmq.ZMQError: `broker` is no address.
-            client.errors.BadObservation: the policy's metadata holds what cannot be sent.
+            zmq.ZMQError: one of `brokers` is no address.
+            client.errors.BadObservation: the policy's metadata has a value that cannot be sent.
             WorkerError: the policy's metadata or digest is not what it should be.
         """
-        self._policy, self._name, self._slots = policy, name, slots
-        self._incarnation = uuid.uuid4().bytes
-        introduction = introduce(policy, name, slots, self._incarnation)
-        self._inference = InferenceThread(policy, slots, batch_wait_s)
-        self._intake = Intake(policy, self._inference.give, self._inference.report)
-        self._connection = Connection(broker, self._incarnation, key)
-        self._session = Session(introduction, broker, time.monotonic())
-        self._decoded: deque[Job] = deque()
-        self._stops: deque[str] = deque()  # reasons
-        self._polled: tuple[zmq.Socket[bytes], ...] = ()
-        self._poller = select.poll()
-        self._monitor_spoke = True
-        self._is_warm = False
-        self._exit_code: int | None = None
+        self._conversations = Conversations(
+            policy, name=name, brokers=brokers, slots=slots, key=key
+        )
+        self._thread = InferenceThread(policy, self, slots, batch_wait_s, guards)
+        # Only the inference thread changes it. While it is true, the brokers are the main thread's
+        # concern, for as long as that one holds the lock; else they are the inference thread's.
+        self._is_inferring = self._is_long = True  # it begins by loading
+        self._lock = threading.Lock()
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes the main thread
+        self._bug: BaseException | None = None  # of ours, on the inference thread
 
     def run(self) -> int:
         """Serve until `stop` or a fatal error; returns the exit code."""
-        self._inference.start()
-        while self._exit_code is None:
-            self._take_stops()
-            is_due = time.monotonic() >= self._session.wake_at()
-            if is_due or self._monitor_spoke:
-                self._look_at_connection()
-            if is_due:
-                self._intake.tidy(time.monotonic())
-                self._tell(Tick())
-            self._take_reports()
-            # Last, since sending may consume the edge by which the socket's descriptor tells of
-            # a message; and the inference thread gets its jobs when we are about to sleep.
-            for message in self._connection.received():
-                self._take_message(message)
-            while self._decoded:
-                self._inference.give(self._decoded.popleft())
-            if self._exit_code is None:
-                self._wait(self._session.wake_at() - time.monotonic())
-        self._connection.close()
-        self._intake.close()
-        return self._exit_code
+        self._thread.start()
+        while self.is_open:
+            descriptors, longest_s = self._stand_in()
+            self._wait([self._bell, *descriptors], longest_s)
+        if not self._is_inferring:
+            self._thread.join(_PARTING_S)  # it may still be about to use the sockets
+        with self._lock:  # else it leaves them alone from now on
+            self._conversations.close()
+        if self._bug is not None:
+            raise self._bug
+        return self._conversations.exit_code or 0
 
     def stop(self, reason: str = "it was asked to") -> None:
         """Finish what is in hand and leave; at once when called again.
 
         May be called from a signal handler or another thread; `reason` is logged.
         """
-        self._stops.append(reason)
-        os.eventfd_write(self._inference.wake_fd, 1)
+        self._conversations.stop(reason)
 
     @property
     def is_idle(self) -> bool:
         """Whether the inference thread is neither loading nor inferring."""
-        return not self._session.in_hand and (self._is_warm or self._exit_code == BROKEN)
+        return self._conversations.is_idle
 
-    def _take_stops(self) -> None:
-        while self._stops:
-            logger.info("stopping: %s", self._stops.popleft())
-            self._tell(Stop())
+    # What the inference thread calls.
 
-    def _wait(self, seconds: float) -> None:
-        sockets = self._connection.sockets
-        if sockets is not self._polled:
-            self._poller, self._polled = select.poll(), sockets
-            for pollable in (*sockets, self._inference.wake_fd):
-                self._poller.register(pollable, select.POLLIN)
-        monitor = sockets[1].fileno()
-        ready = self._poller.poll(max(0.0, seconds) * 1e3 + 0.5)
-        self._monitor_spoke = any(descriptor == monitor for descriptor, _ in ready)
+    @property
+    def jobs(self) -> deque[Job]:
+        """What waits to be run, in this order."""
+        return self._conversations.jobs
 
-    def _look_at_connection(self) -> None:
-        arrived, reason = self._connection.look(time.monotonic())
-        if reason:
-            logger.error("the broker at %s %s", self._connection.endpoint, reason)
-            self._exit_code = REFUSED
-        elif arrived:
-            self._tell(Received({"v": VERSION, "kind": "who"}))
+    @property
+    def is_open(self) -> bool:
+        """Whether there may be another job."""
+        return self._conversations.exit_code is None and self._bug is None
 
-    def _take_message(self, message: Received) -> None:
-        header = message.header
-        if header["kind"] == "welcome":
-            self._intake.allow(header.get("max_bytes", MAX_BYTES))
-            is_free = not self._session.in_hand
-            if is_free and self._connection.approach(header.get("ipc", ""), time.monotonic()):
-                return  # the broker will say it again there
-        self._tell(message)
+    def wait(self, until: float) -> None:
+        """Talk to the brokers, waiting for them at most until then; there may be a job after it."""
+        try:
+            self._conversations.serve(until, self._thread.largest_batch)
+        except Exception as error:  # noqa: BLE001 - the main thread raises it
+            self._bug = error
+        if not self.is_open:
+            self._ring()
 
-    def _take_reports(self) -> None:
-        # By itself, so that no variable holds the last observation until the next comes.
-        for report in self._inference.take_reports():
-            self._take_report(report)
+    def begin(self, usual_s: float) -> None:
+        """The thread begins an inference, which takes so long as a rule."""
+        self._is_inferring = True
+        self._is_long = usual_s > LONG_S
+        if self._is_long:
+            self._ring()
 
-    def _take_report(self, report: Report) -> None:
-        if isinstance(report, Answer):
-            request = report.job.header
-            fields = {**report.fields, **self._intake.fields_for(request)}
-            self._tell(Answered(request, fields, report.payload))
-        elif isinstance(report, Warm):
-            self._is_warm = True
-            try:
-                again = introduce(self._policy, self._name, self._slots, self._incarnation)
-            except (WorkerError, errors.BadObservation) as error:
-                self._break(error)
-            else:
-                self._tell(PolicyReady(again, report.inference_ms))
-        elif isinstance(report, Broken):
-            self._break(report.error)
+    def report(self, reports: Sequence[Report]) -> None:
+        """The thread has ended what it began, and this came of it."""
+        with self._lock:
+            self._is_inferring = False
+            if self.is_open:
+                try:
+                    for report in reports:
+                        self._conversations.take(report)
+                except Exception as error:  # noqa: BLE001 - the main thread raises it
+                    self._bug = error
+        if self._is_long or not self.is_open:
+            self._ring()
 
-    def _break(self, error: BaseException) -> None:
-        error = missing_extra(error) or error
-        # A user can cause a WorkerError, and its message says how; of others, show where.
-        traceback = None if isinstance(error, (WorkerError, errors.PolicyError)) else error
-        logger.error("the policy cannot be served: %s", error, exc_info=traceback)
-        self._tell(PolicyBroken(type(error).__name__))
+    # What the main thread does.
 
-    def _tell(self, event: Event) -> None:
-        """Tell the session, and carry out what it asks for, until nothing follows from it."""
-        pending = [event]
-        for each in pending:
-            for command in self._session.handle(each, time.monotonic()):
-                consequence = self._carry_out(command)
-                if consequence is not None:
-                    pending.append(consequence)
+    def _stand_in(self) -> tuple[list[int], float]:
+        """Talk to the brokers, if the inference thread infers.
 
-    def _carry_out(self, command: Command) -> Event | None:
-        if isinstance(command, Send):
-            self._send(command)
-        elif isinstance(command, Run):
-            try:
-                job = self._intake.take(command.request, command.payload)
-            except errors.PolicyError as error:
-                return Undecodable(command.request, error)
-            if job is not None:
-                self._decoded.append(job)
-        elif isinstance(command, Log):
-            logger.log(command.level, command.text, extra={"about": command.about})
-        elif isinstance(command, Exit):
-            self._exit_code = command.code
-        return None
+        Returns:
+            What becomes readable when there is more of it, and for how many seconds to wait at
+            most.
+        """
+        with self._lock:
+            if not self._is_inferring:
+                return [], GLANCE_S
+            # A descriptor tells only once of what has come, so all of it has to be taken in.
+            while self.is_open and self._conversations.serve(0.0, self._thread.largest_batch):
+                pass
+            left_s = self._conversations.wake_at() - time.monotonic()
+            return self._conversations.descriptors(), max(0.0, left_s)
 
-    def _send(self, command: Send) -> None:
-        sent = self._connection.send(command.header, command.payload)
-        if not sent and command.header["kind"] in ("result", "failure"):
-            logger.warning(
-                "an answer could not be sent: the connection is lost, and the robot asks again",
-                extra={"about": {"request": str(command.header["id"])}},
-            )
+    def _wait(self, descriptors: Sequence[int], longest_s: float) -> None:
+        poller = select.poll()
+        for descriptor in descriptors:
+            poller.register(descriptor, select.POLLIN)
+        poller.poll(longest_s * 1e3)
+        with suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    def _ring(self) -> None:
+        os.eventfd_write(self._bell, 1)

@@ -1,8 +1,8 @@
 """The worker's protocol towards one broker, as a pure state machine.
 
 `handle(event, now) -> commands` and `wake_at()`, without sockets, clocks or threads: time comes in
-with every event. `worker.service` carries the commands out, and the simulation does the same on
-simulated time. A worker that is registered with several brokers has one session for each.
+with every event. `worker.conversations` carries the commands out, and the simulation does the same
+on simulated time. A worker that is registered with several brokers has one session for each.
 
 | the broker says | and this session |
 |---|---|
@@ -10,7 +10,8 @@ simulated time. A worker that is registered with several brokers has one session
 | `infer` | has the request in hand and asks for it to be run |
 | `heartbeat` | remembers its count, which the next own heartbeat repeats |
 | `who` | says `hello` again |
-| `error` | ends, unless only one message was unreadable |
+| `retire` | is told to stop, with more time than by SIGTERM |
+| `error` | ends, unless the broker only could not read a message |
 
 Until it is welcome it says `hello` at every beat, afterwards `heartbeat` with the ids in hand. Told
 to stop, it is `draining`: it answers what it has, and says `goodbye` when nothing more can come.
@@ -23,10 +24,12 @@ from collections.abc import Callable
 from typing import Any
 
 from client import errors
-from client.wire import MAX_HEADER, MAX_SLOTS, VERSION, Header
+from client.wire import MAX_SLOTS, VERSION, Header
 from worker.events import (
+    BEATS_TO_DRAIN,
     BROKEN,
     REFUSED,
+    RETIRED_S,
     STOPPED,
     Answered,
     Attempt,
@@ -34,6 +37,7 @@ from worker.events import (
     Event,
     Exit,
     Introduction,
+    KeyRefused,
     Log,
     Payload,
     PolicyBroken,
@@ -48,14 +52,6 @@ from worker.events import (
 )
 from worker.stages import fit_timing
 
-DRAIN_S = 0.8
-"""Once stopped, an inference under way may still be answered for this long."""
-
-BEATS_TO_DRAIN = 2
-"""How many heartbeats of the broker a drained worker waits for before it leaves, and for how many
-intervals: the broker may have sent work, and one heartbeat after it, before it heard that the
-worker drains, and some heartbeats come before their time."""
-
 SILENCE_S = 5.0
 """How long a broker may say nothing before that is logged."""
 
@@ -63,8 +59,6 @@ FIRST_INTERVAL_S = 0.1
 """Time between two hellos, until the broker says its own interval."""
 
 _NEEDED = {"welcome": ("epoch",), "infer": ("id", "attempt", "epoch"), "heartbeat": ("epoch", "n")}
-_ROOM_FOR_IDS = MAX_HEADER - 512
-_ID_BYTES = 24  # of one member of `ids`, without the client that it names
 
 
 class Session:
@@ -77,12 +71,13 @@ class Session:
         self._introduction, self._endpoint = introduction, endpoint
         self._warm: PolicyReady | None = None
         self._max_bytes: int | None = None
-        self._beat = 0  # the last heartbeat heard in this epoch
-        self._last_beat = 0  # while draining: the one after which nothing more can come
+        self._beat: int | None = None  # the last heartbeat heard since the welcome
+        self._last_beat: int | None = None  # while draining: the one after which nothing can come
         self._heard_at = self._next_beat = now
         self._interval_s = FIRST_INTERVAL_S
         self._leave_from = now  # while draining: at the earliest
         self._leave_at: float | None = None  # while draining: at the latest
+        self._within_s = float("inf")  # while draining: how long that may take
         self._ended = False
         self._commands: list[Command] = []
         self._events: dict[type[Any], Callable[[Any, float], None]] = {
@@ -92,6 +87,7 @@ class Session:
             Undecodable: self._undecodable,
             PolicyBroken: self._broke,
             Stop: self._stop,
+            KeyRefused: lambda event, now: self._exit(REFUSED),
             Tick: self._tick,
         }
         self._kinds: dict[str, Callable[[Received, float], None]] = {
@@ -99,6 +95,7 @@ class Session:
             "infer": self._infer,
             "heartbeat": self._heartbeat,
             "who": lambda message, now: self._hello(),
+            "retire": self._retire,
             "error": self._error,
         }
 
@@ -127,19 +124,20 @@ class Session:
     def _received(self, message: Received, now: float) -> None:
         self._heard_at = now
         kind = message.header["kind"]
-        missing = [field for field in _NEEDED.get(kind, ()) if field not in message.header]
-        if missing:
-            self._log(logging.ERROR, f"ignored {kind!r} of the broker: it lacks {missing}")
-        elif kind in self._kinds:
+        for field in _NEEDED.get(kind, ()):
+            if field not in message.header:
+                self._log(logging.ERROR, f"ignored {kind!r} of the broker: it lacks {field!r}")
+                return
+        if kind in self._kinds:
             self._kinds[kind](message, now)
 
     def _welcome(self, message: Received, now: float) -> None:
-        header = message.header
-        epoch = header["epoch"]
+        header, epoch = message.header, message.header["epoch"]
         if self.epoch != epoch:
+            self._last_beat = None  # it counts anew
             name = self._introduction.policy
             self._log(logging.INFO, f"registered as {name!r} with the broker at {self._endpoint}")
-        self.epoch, self._beat = epoch, 0
+        self.epoch, self._beat = epoch, None
         self._interval_s = header.get("heartbeat_ms", FIRST_INTERVAL_S * 1e3) / 1e3
         self._max_bytes = header.get("max_bytes")
         self._say_ready()
@@ -151,6 +149,13 @@ class Session:
     def _heartbeat(self, message: Received, now: float) -> None:
         if message.header["epoch"] == self.epoch:
             self._beat = message.header["n"]
+            if self._last_beat is None and self._leave_at is not None:
+                self._last_beat = message.header["n"] + BEATS_TO_DRAIN
+
+    def _retire(self, message: Received, now: float) -> None:
+        if message.header.get("epoch") == self.epoch and self._leave_at is None:
+            self._log(logging.INFO, "stopping: the broker says that its version is retired")
+            self._stop(Stop(RETIRED_S), now)
 
     def _error(self, message: Received, now: float) -> None:
         reason = message.header.get("message", "no reason given")
@@ -171,14 +176,11 @@ class Session:
         self._say_ready()
 
     def _answered(self, answer: Answered, now: float) -> None:
-        fields, payload = answer.fields, answer.payload
-        size = sum(map(len, payload)) if payload else 0
+        size = sum(map(len, answer.payload))
         if self._max_bytes is not None and size > self._max_bytes:
             self._fail(answer.request, _too_large(size, self._max_bytes))
-            return
-        if "timing" in fields:
-            fields = {**fields, "timing": fit_timing(fields["timing"])}
-        self._reply(answer.request, fields, payload)
+        else:
+            self._reply(answer.request, answer.fields, answer.payload)
 
     def _undecodable(self, event: Undecodable, now: float) -> None:
         self._fail(event.request, event.error)
@@ -187,12 +189,12 @@ class Session:
         self._goodbye(event.reason, BROKEN)
 
     def _stop(self, event: Stop, now: float) -> None:
-        if self._leave_at is not None:
+        if event.within_s >= self._within_s:
             self._goodbye("it was stopped", STOPPED)
             return
-        self._leave_at = now + DRAIN_S
+        self._within_s, self._leave_at = event.within_s, now + event.within_s
         self._leave_from = now + BEATS_TO_DRAIN * self._interval_s
-        self._last_beat = self._beat + BEATS_TO_DRAIN
+        self._last_beat = None if self._beat is None else self._beat + BEATS_TO_DRAIN
         self._beat_or_hello(now)
 
     def _tick(self, event: Tick, now: float) -> None:
@@ -212,30 +214,26 @@ class Session:
         if self.epoch is None:
             self._hello()
             return
-        self._say({"kind": "heartbeat", "n": self._beat, "ids": self._ids(), "state": self.state})
+        self._say_heartbeat()
+
+    def _say_heartbeat(self) -> None:
+        n = self._beat or 0
+        self._say({"kind": "heartbeat", "n": n, "ids": self._ids(), "state": self.state})
 
     def _is_drained(self, now: float) -> bool:
-        """Whether everything is answered, also what was on its way when the worker was stopped."""
+        """Whether all is answered, even what was on its way when the worker was stopped."""
         if self.in_hand or self.epoch is None:
             return not self.in_hand
-        return self._beat >= self._last_beat and now >= self._leave_from
+        heard, last = self._beat, self._last_beat
+        return heard is not None and last is not None and heard >= last and now >= self._leave_from
 
     def _ids(self) -> list[list[Any]]:
-        """The requests in hand for this broker; if a header has no room for all, the newest.
+        """The requests in hand for this broker; of more than `MAX_SLOTS`, the newest.
 
-        There can be too many only where the broker has forgotten older ones and given new ones in
-        their place. It no longer waits for those that are left out here.
+        There can be more only where the broker has forgotten older ones and given new ones.
         """
-        ids: list[list[Any]] = []
-        room = _ROOM_FOR_IDS
-        for id, attempt, epoch in reversed(self.in_hand):
-            if epoch == self.epoch:
-                room -= len(id.client) + _ID_BYTES
-                if room < 0 or len(ids) == MAX_SLOTS:
-                    break
-                ids.append([id, attempt])
-        ids.reverse()
-        return ids
+        ids = [[id, attempt] for id, attempt, epoch in self.in_hand if epoch == self.epoch]
+        return ids[-MAX_SLOTS:]
 
     def _hello(self) -> None:
         about = self._introduction
@@ -270,6 +268,8 @@ class Session:
         # After a lost connection the same attempt may have come twice: each is answered.
         self.in_hand.pop(key, None)
         if epoch == self.epoch:
+            if "timing" in fields:
+                fields = {**fields, "timing": fit_timing(fields["timing"])}
             self._say({**fields, "id": id, "attempt": attempt}, payload)
         else:
             text = "an answer is not sent: its broker has restarted, and the robot asks again"
@@ -280,10 +280,10 @@ class Session:
         self._exit(code)
 
     def _say(self, fields: Header, payload: Payload = ()) -> None:
-        header: Header = {"v": VERSION, **fields}
+        fields["v"] = VERSION
         if self.epoch is not None:
-            header["epoch"] = self.epoch
-        self._commands.append(Send(header, payload))
+            fields["epoch"] = self.epoch
+        self._commands.append(Send(fields, payload))
 
     def _log(self, level: int, text: str, **about: str) -> None:
         self._commands.append(Log(level, text, about))

@@ -1,11 +1,12 @@
 """How a robot moves over a link that lags: every way to join chunks, at every delay.
 
-    python -m benchmarks.closed_loop                # simulated clock: the same on every machine
+    python -m benchmarks.closed_loop                # the scripted expert, in chunks with noise
+    python -m benchmarks.closed_loop --policy tiny  # the trained tiny model that ships
     python -m benchmarks.closed_loop --pace         # a real 50 Hz loop against a slow policy
     python -m benchmarks.closed_loop --cost         # what guidance adds to a flow step
 
-The first drives the ALOHA simulator; the answer to the observation of step t is usable from
-t + delay on. The policy is the scripted expert, served in chunks with a noise of their own.
+The first two drive the ALOHA simulator on a simulated clock: the answer to the observation of
+step t is usable from t + delay on, however long it took to compute.
 """
 
 from __future__ import annotations
@@ -19,44 +20,58 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import Progress
+from rich.progress import MofNCompleteColumn, Progress
 from rich.table import Table
 
+from benchmarks.closed_loop.archive import Archive
 from benchmarks.closed_loop.episodes import METHODS, Record, run_episode
-from benchmarks.closed_loop.expert_policy import ExpertPolicy
-from benchmarks.closed_loop.links import all_links
 from benchmarks.closed_loop.measures import Row, measure
 from benchmarks.closed_loop.pictures import plot_comparison, plot_motion
+from benchmarks.closed_loop.setups import Setup, expert, tiny
 from benchmarks.machine import describe
+from conf.flags import INTERRUPTED
 from scripts.tiny.scene import TRANSFER, Scene
 
 RESULTS = Path(__file__).parents[1] / "results"
 SHOWN_LINK = "200 ms"
 
 
-def compare(episodes: int, noise_rad: float, output: Path, console: Console) -> list[Row]:
-    """Run everything, print the table and write `closed_loop.json` and pictures to `output`."""
-    scene, policy = Scene(TRANSFER), ExpertPolicy(noise_rad)
-    links, rows, shown = all_links(), [], dict[str, Record]()
-    with Progress(console=console) as progress:
-        bar = progress.add_task("", total=len(links) * len(METHODS) * episodes)
-        for link in links:
-            for method in METHODS:
-                records = []
-                for seed in range(episodes):
-                    records.append(run_episode(scene, policy, method, link, seed))
-                    progress.advance(bar)
-                rows.append(measure(method.name, link.name, link.delay_ms, records))
-                if link.name == SHOWN_LINK:
-                    shown[method.name] = records[0]
+def compare(
+    setup: Setup, episodes: int, archive: Archive, output: Path, console: Console
+) -> list[Row]:
+    """Run everything, print the table and write a results file and pictures to `output`.
+
+    Every cell gets its first episode before any gets its second.
+    """
+    scene = Scene(TRANSFER)
+    cells = [(link, method) for link in setup.links for method in METHODS]
+    records: dict[tuple[str, str], list[Record]] = {(k.name, m.name): [] for k, m in cells}
+    with Progress(*Progress.get_default_columns(), MofNCompleteColumn(), console=console) as bar:
+        task = bar.add_task("episodes", total=len(cells) * episodes)
+        for seed in range(setup.first_seed, setup.first_seed + episodes):
+            for link, method in cells:
+                key = (setup.digest, link.name, method.name, seed)
+                record = archive.get(key)
+                if record is None:
+                    record = run_episode(scene, setup, method, link, seed)
+                    archive.add(key, record)
+                records[link.name, method.name].append(record)
+                bar.advance(task)
     scene.close()
+    rows = [measure(m.name, k.name, k.delay_ms, records[k.name, m.name]) for k, m in cells]
     console.print(table(rows))
-    output.mkdir(parents=True, exist_ok=True)
-    content = {**describe(), "noise_rad": noise_rad, "rows": [asdict(row) for row in rows]}
-    (output / "closed_loop.json").write_text(json.dumps(content, indent=1) + "\n")
-    plot_comparison(output / "closed_loop.png", rows)
-    plot_motion(output / "closed_loop_motion.png", shown)
+    save(setup, rows, {m.name: records[SHOWN_LINK, m.name][0] for m in METHODS}, output)
     return rows
+
+
+def save(setup: Setup, rows: Sequence[Row], shown: dict[str, Record], output: Path) -> None:
+    """Write the results file and both pictures."""
+    suffix = "" if setup.name == "expert" else f"_{setup.name}"
+    output.mkdir(parents=True, exist_ok=True)
+    content = {**describe(), "policy": setup.digest, "rows": [asdict(row) for row in rows]}
+    (output / f"closed_loop{suffix}.json").write_text(json.dumps(content, indent=1) + "\n")
+    plot_comparison(output / f"closed_loop{suffix}.png", rows)
+    plot_motion(output / f"closed_loop{suffix}_motion.png", shown)
 
 
 def table(rows: Sequence[Row]) -> Table:
@@ -87,8 +102,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.closed_loop", description=__doc__.partition("\n")[0]
     )
+    parser.add_argument("--policy", choices=("expert", "tiny"), default="expert")
     parser.add_argument("--episodes", type=int, default=10, help="of each cell (10)")
-    parser.add_argument("--noise", type=float, default=0.005, help="of each chunk, rad (0.005)")
+    parser.add_argument("--noise", type=float, default=0.005, help="of the expert, rad (0.005)")
+    parser.add_argument(
+        "--records", type=Path, help="file with a JSON line for each episode; goes on from there"
+    )
     parser.add_argument("--output", type=Path, default=RESULTS, help=f"folder ({RESULTS})")
     parser.add_argument("--pace", action="store_true", help="a real loop on a real clock instead")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each real loop (20)")
@@ -107,7 +126,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 1 where `--pace` missed a bar."""
+    """The exit code: 0; 1 where `--pace` missed a bar or `--records` is no such file; or 130."""
     options, console = _parse(arguments), Console(highlight=False, width=140)
     torch.set_num_threads(1)  # chunks of 50 x 14 numbers gain nothing by more
     if options.cost:
@@ -119,7 +138,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from benchmarks.closed_loop.pace import pace
 
         return pace(options.seconds, options.output, console)
-    compare(options.episodes, options.noise, options.output, console)
+    try:
+        archive = Archive(options.records)
+        setup = tiny() if options.policy == "tiny" else expert(options.noise)
+        compare(setup, options.episodes, archive, options.output, console)
+    except (ValueError, OSError) as error:
+        console.print(str(error))
+        return 1
+    except KeyboardInterrupt:
+        console.print("stopped; with --records the same command goes on from here")
+        return INTERRUPTED
     return 0
 
 

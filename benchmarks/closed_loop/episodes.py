@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.closed_loop.links import Link
+from benchmarks.closed_loop.setups import Setup
 from client.chunk_schedule import ChunkSchedule, Request, ScheduleOptions, Step
 from scripts.tiny.kinematics import START
 from scripts.tiny.scene import CONTROL_PERIOD_S, SUCCESS, Scene
@@ -20,20 +21,11 @@ from scripts.tiny.scene import CONTROL_PERIOD_S, SUCCESS, Scene
 Array = NDArray[np.float64]
 
 LONGEST_STEPS = 700
-MOST_ACTIONS = 290
-"""Executed in an episode: the expert's plan has 270."""
 AFTERWARDS = 10
 """Control steps that are still looked at after the task was done."""
 ACTIONS_PER_CHUNK = 25
 JOINTS = [*range(6), *range(7, 13)]
 REST = np.concatenate([START, [0.0], START, [0.0]])
-
-
-class Policy(Protocol):
-    """Takes an observation with the leftover's fields in it."""
-
-    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """Answer with `actions`."""
 
 
 class Schedule(Protocol):
@@ -120,11 +112,11 @@ class Record:
             self.ages_s.append(step.age_s)
 
 
-def run_episode(scene: Scene, policy: Policy, method: Method, link: Link, seed: int) -> Record:
+def run_episode(scene: Scene, setup: Setup, method: Method, link: Link, seed: int) -> Record:
     """Drive `scene` from the start that `seed` decides, until its task is done or time is up."""
     scene.reset(seed)
     schedule, delays = _schedule(method), link.delays(seed)
-    observer = Observer(scene, seed)
+    observe = setup.observer(scene, seed)
     coming: deque[tuple[float, Request, Any]] = deque()
     record, held = Record(), REST
     for number in range(LONGEST_STEPS):
@@ -132,7 +124,7 @@ def run_episode(scene: Scene, policy: Policy, method: Method, link: Link, seed: 
         _deliver(schedule, coming, now)
         step = schedule.step(now)
         if step.request is not None:
-            answer = policy.infer(observer.observe(step.request))["actions"]
+            answer = setup.policy.infer(observe(step.request))["actions"]
             coming.append((now + next(delays), step.request, answer))
             if method.options is None and _deliver(schedule, coming, now):
                 step = schedule.step(now)  # an answer without delay is for this very step
@@ -142,27 +134,9 @@ def run_episode(scene: Scene, policy: Policy, method: Method, link: Link, seed: 
         if record.reward == SUCCESS and record.done_at is None:
             record.done_at = number
         is_over = record.done_at is not None and number >= record.done_at + AFTERWARDS
-        if is_over or schedule.position >= MOST_ACTIONS:
+        if is_over or schedule.position >= setup.most_actions:
             break
     return record
-
-
-class Observer:
-    """What a policy is told: state and picture are taken only if it wants them."""
-
-    def __init__(self, scene: Scene, seed: int) -> None:
-        self._scene, self._seed, self._count = scene, seed, 0
-        self._places = scene.places()
-
-    def observe(self, request: Request) -> dict[str, Any]:
-        """For the scripted expert: where the cube lay, and how far the plan has come."""
-        self._count += 1
-        return {
-            "places": self._places,
-            "progress": request.position,
-            "seed": [self._seed, self._count],
-            **request.options,
-        }
 
 
 def _schedule(method: Method) -> Schedule:

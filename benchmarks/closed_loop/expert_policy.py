@@ -1,9 +1,9 @@
 """The scripted expert as a policy that answers in chunks, each with a noise of its own.
 
 Its chunks are samples of a normal distribution around the expert's plan, drawn by a flow as pi0
-draws its own: the flow of a normal distribution is known exactly, so real-time chunking can be
-asked of it in every form, and what it does is seen without a model's mistakes. The noise is smooth
-over time, about the same for a whole chunk: so two chunks in a row do not fit together.
+draws its own. The flow of a normal distribution is known exactly, so every form of real-time
+chunking can be tried, and its effect is seen without a model's mistakes. The noise is smooth over
+time and about the same for a whole chunk, so two chunks in a row do not fit together.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from pathlib import Path
@@ -52,9 +52,11 @@ def wifi() -> Link:
     return Link("Wi-Fi", 1e3 * float(np.mean(trace)), delays)
 
 
-def all_links() -> list[Link]:
+def all_links(
+    delays_ms: Sequence[float] = DELAYS_MS, jittered_ms: Sequence[float] = JITTERED_MS
+) -> list[Link]:
     """Steady ones, those with jitter, and the trace."""
-    return [*map(steady, DELAYS_MS), *map(jittered, JITTERED_MS), wifi()]
+    return [*map(steady, delays_ms), *map(jittered, jittered_ms), wifi()]
 
 
 def make_trace(count: int = 600, seed: int = 0) -> list[float]:

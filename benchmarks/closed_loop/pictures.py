@@ -46,14 +46,16 @@ def plot_comparison(path: Path, rows: Sequence[Row]) -> None:
         else:
             axis.set_ylim(bottom=0)
         axis.grid(alpha=0.3)
-    axes.flat[0].legend()
+    lines, names = axes.flat[0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=len(names))
     figure.savefig(path, dpi=90)
     plt.close(figure)
 
 
 def plot_motion(path: Path, records: dict[str, Record]) -> None:
     """How fast one joint is told to move in one episode, one panel for each method."""
-    figure, axes = plt.subplots(len(records), 1, figsize=(12, 2 * len(records)), sharex=True)
+    size = (12, 2 * len(records))
+    figure, axes = plt.subplots(len(records), 1, figsize=size, sharex=True, sharey=True)
     for axis, (method, record) in zip(np.atleast_1d(axes), records.items(), strict=True):
         seconds = CONTROL_PERIOD_S * np.arange(len(record.actions))
         joint = np.stack(record.actions)[:, SHOWN_JOINT]
@@ -63,7 +65,6 @@ def plot_motion(path: Path, records: dict[str, Record]) -> None:
         axis.plot(seconds[seams], speed[seams], "o", ms=3, color="tab:red", label="seam")
         axis.plot(seconds[held], speed[held], ".", ms=3, color="tab:gray", label="held")
         axis.set_ylabel(f"{method}\nrad/s")
-        axis.set_ylim(-1.0, 2.0)
         axis.grid(alpha=0.3)
     np.atleast_1d(axes)[0].legend(loc="upper right")
     np.atleast_1d(axes)[-1].set_xlabel("s")

@@ -1,4 +1,4 @@
-"""A policy that takes its time, and not always the same: what it answers is of no matter."""
+"""A policy that is slow, and not always equally slow; its answers do not matter."""
 
 from __future__ import annotations
 
@@ -19,6 +19,6 @@ class SlowPolicy:
         self.metadata = {"robot": "any", "model": "slow", "action_horizon": 50, "action_dim": 14}
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
-        """As late as it says."""
+        """Answer as late as it was told to."""
         time.sleep(self._time_s + self._jitter_s * self._random.uniform(-1.0, 1.0))
         return {"actions": self._actions}

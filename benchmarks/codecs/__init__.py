@@ -45,7 +45,7 @@ CODECS = (
 
 
 def with_images(observation: dict[str, Any], change: Callable[[Picture], Any]) -> Any:
-    """The observation, each image of it changed; images are what the client takes for some."""
+    """The observation with each image changed; what an image is, the client decides."""
     return {
         key: with_images(value, change)
         if isinstance(value, dict)

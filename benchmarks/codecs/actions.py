@@ -54,7 +54,7 @@ def changes(model: str) -> Iterator[Change]:
 
 
 def _observations(model: str) -> list[dict[str, Any]]:
-    """The golden ones, with their noise; the embedded model is asked those of its robot."""
+    """The golden ones, with their noise; for the embedded model, those of its own robot."""
     golden = cases("pi0_aloha_sim" if model == TINY else model)
     if model in FLOW_CHECKPOINTS:
         return [{**case.observation, "noise": case.noise} for case in golden]

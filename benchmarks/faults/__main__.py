@@ -1,9 +1,9 @@
 """`python -m benchmarks.faults [--quick]`: how fast faults are dealt with, and what others notice.
 
-A worker killed idle and busy, the broker restarted, many clients for a minute with and without
-deaths, and one badly behaved peer among others. Exit code 1 if a figure is above its bar. Run it
-on a quiet machine: it measures milliseconds. What is measured again replaces the same part of the
-results file alone.
+A worker killed idle and busy, the broker restarted, one of two brokers killed and restarted, many
+clients for a minute with and without deaths, and one badly behaved peer among others. Exit code 1
+if a figure is above its bar. Run it on a quiet machine: it measures milliseconds. Each part
+replaces only its own part of the results file.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from benchmarks.faults.bad_peers import KINDS, bad_peers
 from benchmarks.faults.failover import broker_killed, worker_killed
 from benchmarks.faults.sustained import PERIODS_S, sustained
+from benchmarks.faults.two_brokers import two_brokers
 from benchmarks.figures import Figure, save, table
 from scripts.local.processes import ProcessError
 
@@ -45,6 +46,9 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
     def broker(logs: Path, step: Progressing) -> list[Figure]:
         return broker_killed(logs, restarts, step)
 
+    def pair(logs: Path, step: Progressing) -> list[Figure]:
+        return two_brokers(logs, restarts, step)
+
     def load(logs: Path, step: Progressing) -> list[Figure]:
         return sustained(logs, seconds, step)
 
@@ -54,6 +58,7 @@ def parts(quick: bool, seconds: float) -> dict[str, Part]:
     return {
         "worker": (worker, kills),
         "broker": (broker, restarts),
+        "two brokers": (pair, 1 + 2 * restarts),
         "load": (load, 2 * len(PERIODS_S)),
         "peers": (peers, len(KINDS)),
     }

@@ -88,11 +88,11 @@ class Network:
         return Site(**hosts, emulators=self._processes.all)
 
     def cut(self, host: str, other: str) -> None:
-        """Nothing passes between the two; it is `other` whose plug is pulled."""
+        """Let nothing pass between the two: pull the plug at `other`."""
         self._ip(other, "link", "set", f"to-{host}", "down")
 
     def mend(self, host: str, other: str) -> None:
-        """It passes again."""
+        """Let everything pass again."""
         self._ip(other, "link", "set", f"to-{host}", "up")
 
     def _make_host(self, host: str) -> None:

@@ -17,8 +17,12 @@ from conf.flags import Flags
 
 RESULT = Path("benchmarks/results/lan.json")
 ALL_PEERS = {**PEERS, **FAR}
-_USUAL_PEERS = ("ours", "ours, broker apart", "openpi", "raw tcp")
-_ALLOWED = Path("/proc/sys/net/ipv4/tcp_allowed_congestion_control")
+_USUAL_PEERS = (
+    *("ours", "ours, JPEG", "ours, broker apart", "ours, broker apart, JPEG"),
+    *("openpi", "raw tcp"),
+)
+_QUICK_PEERS = ("ours", "ours, broker apart", "openpi")
+_AVAILABLE = Path("/proc/sys/net/ipv4/tcp_available_congestion_control")
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,7 @@ class LanPlan:
     congestion: str
 
     def scenarios_on(self, link: Link) -> Sequence[Scenario]:
-        """Not where the link differs from another by a setting only."""
+        """The scenarios for a link; none if it differs from another one only by a setting."""
         return self.scenarios if link.slow_start_after_idle else ()
 
     def steps(self) -> int:
@@ -52,7 +56,7 @@ def parser(about: str | None) -> Flags:
         "--peers",
         nargs="+",
         choices=ALL_PEERS,
-        help="who takes turns (all but openpi tuned and req/rep)",
+        help="who takes turns (ours in all ways but by memory, openpi, raw tcp)",
     )
     add("--only", choices=("turns", "drops"), help="measure latencies, or drop links (both)")
     add("--unpinned", action="store_true", help="let robots and servers share cores")
@@ -66,9 +70,9 @@ def parser(about: str | None) -> Flags:
 def make_plan(options: argparse.Namespace) -> LanPlan:
     """What was asked for; single options win over `--quick`."""
     quick = options.quick
-    peers = [peer for peer in _USUAL_PEERS if not quick or peer != "raw tcp"]
+    peers = _QUICK_PEERS if quick else _USUAL_PEERS
     latency = Plan(
-        peers=options.peers or peers,
+        peers=options.peers or list(peers),
         sizes=options.sizes or ["aloha"],
         robots=[1],
         rates_hz=options.rates or ([0.0, 50.0] if quick else [0.0, 50.0, 10.0]),
@@ -81,13 +85,13 @@ def make_plan(options: argparse.Namespace) -> LanPlan:
         links=[LINKS[name] for name in options.links or (["1g"] if quick else LINKS)],
         latency=None if options.only == "drops" else latency,
         scenarios=() if options.only == "turns" else SCENARIOS[: 2 if quick else None],
-        congestion=options.congestion or usual_congestion(_ALLOWED.read_text()),
+        congestion=options.congestion or usual_congestion(_AVAILABLE.read_text()),
     )
 
 
-def usual_congestion(allowed: str) -> str:
-    """Cubic, which hosts come with, where a namespace may use it, else reno.
+def usual_congestion(available: str) -> str:
+    """Cubic, which hosts come with, where this kernel has it, else reno.
 
     On links as short as these cubic keeps to what reno does (RFC 9438, 4.3).
     """
-    return "cubic" if "cubic" in allowed.split() else "reno"
+    return "cubic" if "cubic" in available.split() else "reno"

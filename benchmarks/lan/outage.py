@@ -55,7 +55,7 @@ class Outage:
     errors: dict[str, int]  # by type, of what was asked before an answer came again
     slowest_s: float  # of the answers around it
     served_again_s: float | None  # from the link's return to the first answer; None: not in time
-    hanging_s: float  # how long the request has been under way that was when we stopped looking
+    hanging_s: float  # how long the last request had been under way when we stopped looking
     logged: dict[str, list[str]]  # by each server meanwhile
 
 

@@ -18,7 +18,11 @@ from benchmarks.transport.observations import label
 
 PEER_COLOURS = {
     "ours": "#264653",
+    "ours, memory": "#6a994e",
+    "ours, JPEG": "#457b9d",
     "ours, broker apart": "#2a9d8f",
+    "ours, broker apart, JPEG": "#a8dadc",
+    "sketch": "#bc6c25",
     "openpi": "#e76f51",
     "openpi tuned": "#f4a261",
     "req/rep": "#9d4edd",

@@ -47,7 +47,7 @@ from benchmarks.model.stages import (
 from benchmarks.neighbours import Neighbours
 from conf.compose import compose
 from worker.config import Architecture, Dtype, WorkerConfig
-from worker.runtime.device_name import Device
+from worker.device_name import Device
 from worker.runtime.devices import choose_device, choose_dtype
 from worker.runtime.fast_runner import FastRunner
 from worker.runtime.runner import Runner

@@ -25,7 +25,7 @@ RATE_RUNS = 7
 
 @dataclass(frozen=True)
 class Work:
-    """Of one stage, for a whole batch."""
+    """The work of one stage, for a whole batch."""
 
     flop: float
     parameters: float
@@ -36,7 +36,7 @@ class Work:
         return 1e3 * max(self.flop / flops, self.parameters * itemsize / bytes_per_s)
 
     def times(self, count: int) -> Work:
-        """So often, one after the other."""
+        """This work, `count` times in a row."""
         return Work(count * self.flop, count * self.parameters)
 
 

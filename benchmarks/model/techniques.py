@@ -1,7 +1,7 @@
 """What each technique of the model's runtime gains on this machine, with the rest as it is.
 
-`python -m benchmarks.model.techniques` switches one after the other off, at real widths and few
-layers, and takes turns with and without. `--only compile` does torch.compile, which takes minutes.
+`python -m benchmarks.model.techniques` switches them off one at a time, at real widths and with few
+layers, and takes turns with and without. `--only compile` measures torch.compile, in minutes.
 Writes `results/techniques-NAME.json`.
 """
 
@@ -181,7 +181,7 @@ def tables(bench: Bench) -> None:
 
 
 def untabled(model: Pi0, cache: Cache, noise: Tensor) -> Tensor:
-    """A flow that computes from each time what it needs of it."""
+    """A flow that computes at every step what depends on its time."""
     return model.sample(cache, noise, model.flow_steps(STEPS))
 
 

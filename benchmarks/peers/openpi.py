@@ -45,6 +45,6 @@ def connect(
 
 
 def split(answer: Answer, total_ms: float) -> dict[str, float]:
-    """All that it tells is the policy's own time: packing and unpacking are in the rest."""
+    """It reports only the policy's own time: packing and unpacking are in the rest."""
     infer = float(answer["server_timing"]["infer_ms"])
     return {"infer": infer, "all else": total_ms - infer}

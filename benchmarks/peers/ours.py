@@ -1,26 +1,37 @@
-"""Our client, to a broker with a worker behind it."""
+"""Our client, to a broker with a worker behind it: the arrays travel as they are, as bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from benchmarks.transport.observations import Answer, Observation
 from client import ZmqPolicyClient
 
-GOES_ON = True
+SURVIVES_ERRORS = True
+
+Connect = Callable[[str, int, float], Callable[[Observation], Callable[[], Answer]]]
 
 
-def connect(
-    host: str, port: int, timeout_s: float
-) -> Callable[[Observation], Callable[[], Answer]]:
-    """Wait for the broker. The first call waits for the worker."""
-    # Emulated hosts share this machine's memory, as hosts of a LAN do not.
-    client = ZmqPolicyClient(host, port, timeout_s=timeout_s, shared_memory=False)
+def connecting(**options: Any) -> Connect:
+    """`connect` with a client that was made with these options."""
 
-    def prepare(observation: Observation) -> Callable[[], Answer]:
-        return lambda: client.infer(observation)
+    def connect(
+        host: str, port: int, timeout_s: float
+    ) -> Callable[[Observation], Callable[[], Answer]]:
+        client = ZmqPolicyClient(host, port, timeout_s=timeout_s, **options)
 
-    return prepare
+        def prepare(observation: Observation) -> Callable[[], Answer]:
+            return lambda: client.infer(observation)
+
+        return prepare
+
+    return connect
+
+
+# Waits for the broker; the first call waits for the worker. Emulated hosts share this machine's
+# memory, as hosts of a LAN do not, so it is not used unless it is what is measured.
+connect = connecting(shared_memory=False)
 
 
 def split(answer: Answer, total_ms: float) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """`python -m benchmarks.peers.robot MODULE HOST PORT SIZE`: takes turns until its input ends.
 
-A line of JSON in, a `Turn`, is answered with a line of JSON out, what was `Taken`. The first line
-out says that the server answered as it should.
+Each line of JSON on stdin, a `Turn`, is answered with a line on stdout, what was `Taken`. The
+first line on stdout says that the server has answered as it should.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def connected(
     """The call for one size, once it was answered as it should be.
 
     Raises:
-        RuntimeError: the answer is no chunk of the benchmark's.
+        RuntimeError: the answer is not a chunk of the benchmark's policy.
     """
     connect = importlib.import_module(f"benchmarks.peers.{module}").connect
     ask: Callable[[], Answer] = connect(host, port, timeout_s)(make_observation(size))

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.peers.server MODULE HOST PORT`: answers robots until it is killed."""
+"""`python -m benchmarks.peers.server MODULE ROLE HOST PORT [BACKEND]`: serves until killed."""
 
 from __future__ import annotations
 
@@ -6,4 +6,7 @@ import importlib
 import sys
 
 if __name__ == "__main__":
-    importlib.import_module(f"benchmarks.peers.{sys.argv[1]}").serve(sys.argv[2], int(sys.argv[3]))
+    _module, _role, _host, *_ports = sys.argv[1:]
+    getattr(importlib.import_module(f"benchmarks.peers.{_module}"), _role)(
+        _host, *(int(port) for port in _ports)
+    )

@@ -1,9 +1,12 @@
-"""`python -m benchmarks.peers.witness MODULE HOST PORT SIZE RATE_HZ TIMEOUT_S`: asks on and on.
+"""A robot that asks again and again and notes what it gets; it runs until it is killed.
 
-Whatever comes, an answer or an error, is noted. A client that cannot go on after an error is made
-anew, as a careful robot's program would. The first line out says that the server answered; from
-then on each line in is answered with all requests so far, the one under way included: a client
-that hangs does not keep its witness from saying so.
+    python -m benchmarks.peers.witness MODULE HOST PORT SIZE RATE_HZ TIMEOUT_S
+
+It notes every answer and every error. After an error, a client that cannot be used any more is
+replaced by a new one, as in a careful robot's program. The first line on stdout says that the
+server has answered. From then on, each line on stdin is answered with all requests so far, even
+the one that is under way: the thread that writes is not the one that asks, so a client that hangs
+is reported too.
 """
 
 from __future__ import annotations
@@ -30,7 +33,10 @@ class Asked:
 
 
 def ask_on(
-    connect: Callable[[], Callable[[], Answer]], goes_on: bool, rate_hz: float, noted: list[Asked]
+    connect: Callable[[], Callable[[], Answer]],
+    survives_errors: bool,
+    rate_hz: float,
+    noted: list[Asked],
 ) -> None:
     """Ask at the ticks of a clock, noting each request; never returns."""
     ask: Callable[[], Answer] | None = connect()
@@ -43,19 +49,26 @@ def ask_on(
         try:
             ask = ask or connect()
             ask()
-        except Exception as error:  # noqa: BLE001 - to see which is what we are here for
+        except Exception as error:  # noqa: BLE001 - its type is what is measured
             asked.error = type(error).__name__
-            ask = ask if goes_on else None
+            ask = ask if survives_errors else None
         asked.took_s = time.monotonic() - asked.at_s
 
 
 def main(module: str, host: str, port: int, size: str, rate_hz: float, timeout_s: float) -> None:
-    """Ask from a thread, tell from this one."""
-    goes_on = getattr(importlib.import_module(f"benchmarks.peers.{module}"), "GOES_ON", False)
+    """Ask from another thread, and report from this one."""
+    survives_errors = getattr(
+        importlib.import_module(f"benchmarks.peers.{module}"), "SURVIVES_ERRORS", False
+    )
     noted: list[Asked] = []
     threading.Thread(
         target=ask_on,
-        args=(lambda: connected(module, host, port, size, timeout_s), goes_on, rate_hz, noted),
+        args=(
+            lambda: connected(module, host, port, size, timeout_s),
+            survives_errors,
+            rate_hz,
+            noted,
+        ),
         daemon=True,
     ).start()
     while not noted:

@@ -30,6 +30,7 @@ class Conditions:
     pinned: bool
     size: str
     rate_hz: float  # of each robot; 0: back to back
+    congestion: str = ""  # TCP's congestion control; empty: not looked at
 
     @property
     def pace(self) -> str:
@@ -41,7 +42,7 @@ class Conditions:
         """For people: how many robots, and where they run."""
         robots = "1 robot" if self.robots == 1 else f"{self.robots} robots"
         where = "robots on one core, the rest on another" if self.pinned else "not pinned"
-        return f"{robots}, {where}"
+        return f"{robots}, {where}" + (f", {self.congestion}" if self.congestion else "")
 
 
 @dataclass
@@ -146,7 +147,7 @@ def tables(cells: Cells) -> list[Table]:
             *(f"{cell.p(rank):.0f}" for rank in RANKS),
             f"{cell.requests_per_s:.0f}",
             " + ".join(f"{value:.0f} {name}" for name, value in cpu.items()),
-            style="bold" if peer == "ours" else None,
+            style="bold" if peer.startswith("ours") else None,
         )
     return list(by_setting.values())
 

@@ -10,9 +10,12 @@ from numpy.typing import NDArray
 
 Observation = dict[str, Any]
 Actions = NDArray[np.float32]
+Picture = NDArray[np.uint8]
 Answer = dict[str, Any]  # with `actions`, and what the peer says of its stages
 
 HORIZON, ACTION_DIM = 50, 14
+_DISCS = 12
+_GRAIN = 4.0  # standard deviation of the noise, in steps of 255
 ACTIONS: Actions = np.zeros((HORIZON, ACTION_DIM), np.float32)
 
 
@@ -39,13 +42,31 @@ LAYOUTS = {
 
 
 def make_observation(size: str) -> Observation:
-    """An observation laid out as `LAYOUTS[size]`, with images of noise and a prompt."""
+    """An observation laid out as `LAYOUTS[size]`, with pictures of a made-up scene and a prompt."""
     layout, rng = LAYOUTS[size], np.random.default_rng(0)
-    images = {
-        camera: rng.integers(0, 256, layout.image, dtype=np.uint8) for camera in layout.cameras
-    }
+    images = {camera: _picture(layout.image, rng) for camera in layout.cameras}
     state = rng.random(layout.state, dtype=np.float32)
     return {**images, "state": state, "prompt": "pick up the cube"}
+
+
+def _picture(shape: tuple[int, int, int], rng: np.random.Generator) -> Picture:
+    """A table in slanting light with coloured discs on it, seen by a sensor with some noise.
+
+    About as compressible as a photograph: JPEG of quality 95 leaves 30 KB of 224 x 224 pixels. The
+    photograph of `benchmarks.codecs` keeps 31, a rendered scene 8, and pure noise 122.
+    """
+    planes_first = shape[0] == 3
+    height, width = shape[1:] if planes_first else shape[:2]
+    down, across = np.mgrid[0 : 1 : height * 1j, 0 : 1 : width * 1j]
+    light = 90.0 + 70.0 * across + 30.0 * down
+    picture = light[..., np.newaxis] * np.array([1.0, 0.9, 0.75])
+    for _ in range(_DISCS):
+        x, y, radius = rng.random(), rng.random(), rng.uniform(0.03, 0.12)
+        inside = (across - x) ** 2 + (down - y) ** 2 < radius**2
+        picture[inside] = 0.5 * picture[inside] + rng.uniform(0.0, 128.0, 3)
+    picture += rng.normal(0.0, _GRAIN, picture.shape)
+    pixels = np.clip(picture, 0.0, 255.0).astype(np.uint8)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1)) if planes_first else pixels
 
 
 def label(size: str) -> str:

@@ -31,11 +31,12 @@ class Plan:
     seconds: float
     rounds: int
     split: bool = False  # have the robots report their requests' stages
+    congestion: str = ""  # what the site's hosts use, for the tables
 
     def conditions(self, robots: int, size: str) -> list[Conditions]:
         """All for the same processes; the pinned ones come first."""
         return [
-            Conditions(robots, pinned, size, rate)
+            Conditions(robots, pinned, size, rate, self.congestion)
             for pinned in self.pinned
             for rate in self.rates_hz
         ]
@@ -65,7 +66,7 @@ class Plan:
 def measure(
     plan: Plan, logs: Path, progress: Callable[[str, int], None], site: Site = HERE
 ) -> Cells:
-    """Carry it out, telling `progress` what goes on and how many more turns are done.
+    """Carry it out, telling `progress` what is happening and how many more turns are done.
 
     Raises:
         ProcessError: a peer did not start, ended or got stuck.
@@ -87,7 +88,7 @@ def measure(
 def _order(
     plan: Plan, all_conditions: Sequence[Conditions], teams: Sequence[Team]
 ) -> Iterator[tuple[Conditions, Team]]:
-    """A B C A B C ...: what the machine does meanwhile hits all peers alike."""
+    """A B C A B C ...: so other work on the machine disturbs all peers equally."""
     pinned: bool | None = None
     for conditions in all_conditions:
         if conditions.pinned != pinned:

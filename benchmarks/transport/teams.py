@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
@@ -29,13 +29,15 @@ _TUNED = {
 class Peer:
     """How one of them is started. `module` is in `benchmarks.peers`.
 
-    `broker_apart`: on a host of its own, where the site has one; else on the worker's.
+    `broker_apart`: on a host of its own, where the site has one; else on the worker's. `servers`
+    are the functions of `module` that serve; empty for ours, whose own commands do.
     """
 
     module: str
     in_openpi_venv: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
     broker_apart: bool = False
+    servers: Sequence[str] = ("serve",)
 
     @property
     def python(self) -> Path:
@@ -44,14 +46,20 @@ class Peer:
 
 
 PEERS = {
-    "ours": Peer("ours"),
+    "ours": Peer("ours", servers=()),
+    "ours, memory": Peer("ours_in_memory", servers=()),
+    "ours, JPEG": Peer("ours_jpeg", servers=()),
+    "sketch": Peer("sketch", servers=("broker", "worker")),
     "openpi": Peer("openpi", in_openpi_venv=True),
     "openpi tuned": Peer("openpi", in_openpi_venv=True, environment=_TUNED),
     "req/rep": Peer("req_rep"),
     "raw tcp": Peer("raw_tcp"),
 }
 # What only differs where there are several hosts.
-FAR = {"ours, broker apart": Peer("ours", broker_apart=True)}
+FAR = {
+    "ours, broker apart": Peer("ours", broker_apart=True, servers=()),
+    "ours, broker apart, JPEG": Peer("ours_jpeg", broker_apart=True, servers=()),
+}
 
 
 @dataclass(frozen=True)
@@ -83,14 +91,18 @@ class Team:
         self._python = str(peer.python)
         self._environment = {"PYTHONPATH": str(ROOT), **peer.environment}
         port, backend = free_ports(2)
-        if peer.module == "ours":
-            front = site.broker if peer.broker_apart else site.worker
+        front = site.broker if peer.broker_apart else site.worker
+        if not peer.servers:
             self._servers = self._start_ours(front, port, backend)
         else:
-            front = site.worker
-            where = (peer.module, front.address, str(port))
-            server = self._start(front, "server", "benchmarks.peers.server", *where)
-            self._servers = {"server": server}
+            ports = (str(port), str(backend)) if len(peer.servers) > 1 else (str(port),)
+            self._servers = {
+                "server" if role == "serve" else role: self._start(
+                    *(front, role, "benchmarks.peers.server"),
+                    *(peer.module, role, front.address, *ports),
+                )
+                for role in peer.servers
+            }
         self._asking = (peer.module, front.address, str(port), size)
         self._robots = [
             self._start(site.robot, f"robot {number}", "benchmarks.peers.robot", *self._asking)
@@ -98,7 +110,11 @@ class Team:
         ]
 
     def wait_connected(self) -> None:
-        """Return once every robot has had a right answer; ProcessError if one has not."""
+        """Return once every robot has had a right answer.
+
+        Raises:
+            ProcessError: one has not.
+        """
         for robot in self._robots:
             robot.answer(CONNECT_S)
         for server in self._servers.values():

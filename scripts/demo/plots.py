@@ -1,4 +1,4 @@
-"""A picture of one episode: what the arms were told, where they went, what each request took."""
+"""A picture of one episode: what the arms were told, where they went, and what requests took."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from scripts.demo.episode import Episode, Request
+from scripts.demo.episode import CONTROL_PERIOD_S, Episode, Request
 
 JOINTS = (
     "waist",
@@ -36,6 +36,9 @@ STAGE_COLOURS = {
 }
 
 
+SEAM, HELD = "tab:red", "tab:gray"
+
+
 class Event(NamedTuple):
     """Something to mark across the picture: at which control step, and what."""
 
@@ -43,83 +46,104 @@ class Event(NamedTuple):
     label: str
 
 
-def draw_arm(
-    axes: Axes, title: str, times: NDArray[np.floating[Any]], episode: Episode, arm: int
-) -> None:
-    """Commanded (line) and measured (dots) joints of the arm 0 (left) or 1 (right)."""
+def draw_arm(axes: Axes, title: str, episode: Episode, arm: int) -> None:
+    """Commanded (line) and measured (dots) joints of the arm 0 (left) or 1 (right); red: seams."""
     first = arm * len(JOINTS)
+    times = _times(episode)
     commanded = np.stack(episode.actions)[:, first : first + len(JOINTS)]
     measured = np.stack(episode.states)[:, first : first + len(JOINTS)]
     for joint, name in enumerate(JOINTS):
         (line,) = axes.plot(times, commanded[:, joint], linewidth=1.2, label=name)
         axes.plot(times, measured[:, joint], ":", linewidth=1.4, color=line.get_color())
+    seams = np.repeat(times[episode.seams], len(JOINTS))
+    axes.plot(seams, commanded[episode.seams].ravel(), ".", ms=3, color=SEAM, label="seams")
     axes.set_title(title, loc="left", fontsize=10)
     axes.set_ylabel("rad")
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def draw_latencies(axes: Axes, requests: list[Request], period_s: float, width_s: float) -> None:
-    """One stacked bar for each request, `width_s` wide, from the moment it was made."""
-    times = np.array([request.step * period_s for request in requests])
-    below = np.zeros(len(requests))
-    for stage, colour in STAGE_COLOURS.items():
-        heights = np.array([request.stages[stage] for request in requests])
-        axes.bar(times, heights, width_s, below, color=colour, label=stage, align="edge")
-        below += heights
-    axes.set_title("time of each request by stage", loc="left", fontsize=10)
-    axes.set_ylabel("ms")
-    axes.set_ylim(0, float(below.max()) * 1.15)
+def draw_changes(axes: Axes, episode: Episode) -> None:
+    """How far each command lies from the one before; red where it is the first of a chunk."""
+    times, changes = _times(episode), episode.changes()
+    axes.plot(times, changes, linewidth=0.8, color="tab:blue", label="inside of chunks")
+    for steps, colour, label in ((episode.seams, SEAM, "seams"), (episode.held, HELD, "held")):
+        if steps:
+            axes.plot(times[steps], changes[steps], ".", ms=5, color=colour, label=label)
+    axes.set_title("change of all joints from one command to the next", loc="left", fontsize=10)
+    axes.set_ylabel("rad")
+    axes.set_ylim(bottom=0)
     axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=8, frameon=False)
 
 
-def draw_rewards(axes: Axes, rewards: list[int], period_s: float) -> None:
+def draw_latencies(axes: Axes, requests: list[Request]) -> None:
+    """One stacked bar for each request, from the control step it was made in to its answer's."""
+    starts = np.array([request.step for request in requests]) * CONTROL_PERIOD_S
+    # An answer within the same step has a width too, so that it can be seen.
+    widths = np.array([max(0.5, r.answered - r.step) for r in requests]) * CONTROL_PERIOD_S
+    below = np.zeros(len(requests))
+    for stage, colour in STAGE_COLOURS.items():
+        heights = np.array([request.stages[stage] for request in requests])
+        axes.bar(starts, heights, widths, below, color=colour, label=stage, align="edge")
+        below += heights
+    title = "each request: its time on the clock by stage, and how far the robot moved on meanwhile"
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_ylabel("ms")
+    axes.set_ylim(0, float(below.max(initial=1.0)) * 1.15)
+    axes.legend(loc="center left", bbox_to_anchor=(1.06, 0.5), fontsize=8, frameon=False)
+
+
+def draw_rewards(axes: Axes, rewards: list[int]) -> None:
     """The task's reward beside what is drawn in `axes`, on a scale of its own to the right."""
     beside = axes.twinx()
-    times = (np.arange(len(rewards)) + 1) * period_s
+    times = (np.arange(len(rewards)) + 1) * CONTROL_PERIOD_S
     beside.step(times, rewards, where="post", color="black", linewidth=1.5)
     beside.set_ylim(0, 4.6)
     beside.set_ylabel("reward (4: handed over)")
     beside.spines["top"].set_visible(False)
 
 
-def draw_episode(episode: Episode, period_s: float, title: str, event: Event | None) -> Figure:
-    """Both arms and the latencies (and reward) over the robot's time; `event` is marked in all.
+def draw_episode(episode: Episode, title: str, event: Event | None) -> Figure:
+    """Both arms, how smoothly they move, and latencies (and reward) over the robot's time.
 
     Args:
-        episode: at least one step and one request.
-        period_s: length of a control step in seconds.
+        episode: at least one step.
         title: above everything.
-        event: a moment to mark, or None.
+        event: a moment to mark in all panels, or None.
     """
-    figure, (left, right, latencies) = plt.subplots(
-        3, 1, figsize=(11, 9), sharex=True, layout="constrained"
+    figure, panels = plt.subplots(
+        4, 1, figsize=(11, 11), sharex=True, layout="constrained", height_ratios=[3, 3, 2, 2]
     )
-    times = np.arange(len(episode.actions)) * period_s
-    draw_arm(left, "left arm: commanded (lines), measured (dots)", times, episode, 0)
-    draw_arm(right, "right arm", times, episode, 1)
-    spacing = len(episode.actions) / len(episode.requests) * period_s
-    draw_latencies(latencies, episode.requests, period_s, 0.7 * spacing)
+    left, right, changes, latencies = panels
+    draw_arm(left, "left arm: commanded (lines), measured (dots)", episode, 0)
+    draw_arm(right, "right arm", episode, 1)
+    draw_changes(changes, episode)
+    draw_latencies(latencies, episode.requests)
     latencies.set_xlabel("robot's time (s)")
     if episode.rewards:
-        draw_rewards(latencies, episode.rewards, period_s)
-        latencies.get_legend().set_bbox_to_anchor((1.06, 0.5))
-    for axes in (left, right, latencies):
+        draw_rewards(latencies, episode.rewards)
+    for axes in panels:
         axes.grid(axis="y", alpha=0.25)
         axes.set_axisbelow(True)
         axes.spines[["top", "right"]].set_visible(False)
         if event is not None:
-            axes.axvline(event.step * period_s, color="crimson", linewidth=1.5, linestyle="--")
+            at = event.step * CONTROL_PERIOD_S
+            axes.axvline(at, color="crimson", linewidth=1.5, linestyle="--")
     if event is not None:
         above = left.get_xaxis_transform()
-        left.text(event.step * period_s, 1.02, event.label, color="crimson", transform=above)
+        left.text(
+            event.step * CONTROL_PERIOD_S, 1.02, event.label, color="crimson", transform=above
+        )
     figure.suptitle(title, fontsize=12)
     return figure
 
 
-def save_episode(
-    path: Path, episode: Episode, period_s: float, title: str, event: Event | None
-) -> None:
+def save_episode(path: Path, episode: Episode, title: str, event: Event | None) -> None:
     """Write `draw_episode`'s picture to `path` as PNG."""
-    figure = draw_episode(episode, period_s, title, event)
+    figure = draw_episode(episode, title, event)
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def _times(episode: Episode) -> NDArray[np.floating[Any]]:
+    """The robot's time at each control step."""
+    return np.arange(episode.steps) * CONTROL_PERIOD_S

@@ -1,6 +1,6 @@
 """A two-armed ALOHA robot in MuJoCo, with gym-aloha's AlohaTransferCube-v0 as its world.
 
-The scene is the one that the tiny model was trained in; here a whole episode is kept track of.
+The scene is the one that the tiny model was trained in; this class also follows a whole episode.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from scripts.demo.episode import STEPS_PER_FRAME
 from scripts.tiny.scene import EPISODE_STEPS, SUCCESS, TRANSFER, Scene
 
 
 class SimulatedRobot:
-    """The robot's side of a control loop: `observe`, then `step` with each action of the chunk.
+    """The robot's side of a control loop: `observe`, then `step` with an action, at every step.
 
     Joint order, here and in actions: left waist, shoulder, elbow, forearm roll, wrist angle, wrist
     rotation (rad), left gripper (0 closed, 1 open), then the same seven for the right arm.
@@ -29,28 +30,34 @@ class SimulatedRobot:
         self._scene.reset(seed)
         self._seed = seed
         self.rewards: list[int] = []
+        self._look()
 
     def state(self) -> NDArray[np.float32]:
         """Joint positions (14,), in the order of the class's docstring."""
         return self._scene.state()
 
     def picture(self) -> NDArray[np.uint8]:
-        """What the top camera sees now, (480, 640, 3); rendered once per control step at most."""
-        return self._scene.picture()
+        """The top camera's last frame, (480, 640, 3): of this control step or of the one before."""
+        return self._frame
 
     def observe(self) -> dict[str, Any]:
         """What `env=aloha_sim` takes: `state` (14,) and one camera (3, 224, 224) uint8.
 
         The noise's `seed` goes with it, so that an episode can be repeated.
         """
-        image = self._scene.small_picture()
-        channels_first = np.ascontiguousarray(np.moveaxis(image, -1, 0))
         seed = EPISODE_STEPS * self._seed + len(self.rewards)
-        return {"state": self.state(), "images": {"cam_high": channels_first}, "seed": seed}
+        return {"state": self.state(), "images": {"cam_high": self._image}, "seed": seed}
 
     def step(self, action: NDArray[Any]) -> None:
         """Hold the joint targets `action` (14,) for one control period of 20 ms."""
         self.rewards.append(self._scene.step(action))
+        if len(self.rewards) % STEPS_PER_FRAME == 0:
+            self._look()
+
+    def _look(self) -> None:
+        self._frame = self._scene.picture()
+        image = self._scene.small_picture()
+        self._image = np.ascontiguousarray(np.moveaxis(image, -1, 0))
 
     @property
     def best_reward(self) -> int:

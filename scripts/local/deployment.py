@@ -43,7 +43,7 @@ class Place:
         return self._process
 
     def kill(self) -> float:
-        """SIGKILL; the `time.monotonic()` at which it was sent."""
+        """Send SIGKILL; returns the `time.monotonic()` at which it was sent."""
         struck = time.monotonic()
         self.process.kill()
         return struck
@@ -73,13 +73,16 @@ class Deployment:
         workers: int,
         settings: Sequence[str],
         *,
+        broker_settings: Sequence[str] = (),
         network: Network | None = None,
         robot_links: int = 0,
     ) -> None:
-        """Start them all; `settings` are every worker's."""
+        """Start them all; `settings` are every worker's, `broker_settings` the broker's."""
         self.port, self.back = free_ports(2)
         ends = [f"{end}=tcp://127.0.0.1:{port}" for end, port in self._ends()]
-        self.broker = Place(processes, "broker", "broker", *ends)
+        if network is not None:
+            ends.append("nearby=false")  # workers would leave their links
+        self.broker = Place(processes, "broker", "broker", *ends, *broker_settings)
         self.robot_links: list[Link] = []
         self.worker_links: list[Link] = []
         if network is not None:
@@ -100,7 +103,11 @@ class Deployment:
             worker.start()
 
     def wait_ready(self) -> None:
-        """Return when all are ready; ProcessError when one is not."""
+        """Return once all are ready.
+
+        Raises:
+            ProcessError: one is not.
+        """
         for place in (self.broker, *self.workers):
             place.process.wait_ready(READY_S)
 

@@ -1,4 +1,4 @@
-"""A TCP proxy that carries connections as badly as it is told: late, cut, by half, not at all.
+"""A TCP proxy that fails as it is told: it delays, cuts, halves or freezes connections.
 
 Stands between robots and broker, or between a worker and the broker, in tests of what a network
 may do. It knows nothing of ZeroMQ, just like a network.
@@ -77,7 +77,7 @@ class Link:
         self._ends: set[asyncio.StreamWriter] = set()
 
     def slow(self, delay_s: float = 0.05) -> None:
-        """Let every piece of up to 64 KiB arrive late by so much."""
+        """Delay every piece of up to 64 KiB by `delay_s`."""
         self._delay_s = delay_s
 
     def freeze(self) -> None:

@@ -30,8 +30,8 @@ class Outcome:
     """What became of one request. Times are `time.monotonic()`'s.
 
     `kind` is "right", "wrong", the name of the error's class, "silence" where the client gave
-    up by itself (a broker that is alive and reachable answers before), or "untyped" for an
-    exception that is no `PolicyError`.
+    up by itself (a broker that is alive and reachable answers before that), or "untyped" for an
+    exception that is not a `PolicyError`.
     """
 
     robot: int
@@ -68,13 +68,13 @@ def make_observation(dice: random.Random, number: int, sides: Sequence[int] = SI
     return {
         "state": rng.random(14, np.float32),
         "images": {"cam_high": rng.integers(0, 256, (side, side, 3), np.uint8)},
-        "prompt": f"question {number}",
+        "prompt": f"request {number}",
         "number": number,
     }
 
 
 def is_answer_to(observation: dict[str, Any], result: dict[str, Any]) -> bool:
-    """Whether this is what `policy=echo` says to this observation and to no other."""
+    """Whether this is the answer of `policy=echo` to this observation and to no other."""
     expected, actions = fingerprint(observation), result["actions"]
     echoed = fingerprint(result.get("observation", {}))
     return bool(actions.size and np.all(actions == float(expected)) and echoed == expected)
@@ -97,7 +97,7 @@ class Robot(threading.Thread):
     def __init__(
         self,
         number: int,
-        port: int,
+        port: int | Sequence[int],
         seed: int,
         habits: Habits,
         more: Callable[[], bool],
@@ -107,14 +107,16 @@ class Robot(threading.Thread):
         self.number = number
         self.asking_since: float | None = None
         self.longest_s = max(habits.deadlines_s)
-        self._port, self._habits, self._more, self._report = port, habits, more, report
+        self._ports = [port] if isinstance(port, int) else port  # of its brokers, in order
+        self._habits, self._more, self._report = habits, more, report
         self._dice = random.Random(f"{seed} {number}")
 
     def run(self) -> None:
         """Ask, wait for the rest of the period, ask again."""
         self._pause(self._dice.random() * self._habits.period_s)
-        policy = self._habits.policy
-        with ZmqPolicyClient("127.0.0.1", self._port, policy=policy, robot=self.name) as client:
+        policy, ports = self._habits.policy, self._ports
+        hosts = [f"127.0.0.1:{port}" for port in ports]
+        with ZmqPolicyClient(hosts, policy=policy, robot=self.name) as client:
             asked = 0
             while self._more():
                 outcome = self._ask(client, asked)
@@ -150,7 +152,7 @@ class Robot(threading.Thread):
 
 
 class Metronome(threading.Thread):
-    """Notes when this machine was too busy to run us, so that nobody else is blamed for it."""
+    """Notes when the machine was too busy to run this process, so that no peer is blamed for it."""
 
     def __init__(self) -> None:
         super().__init__(name="metronome", daemon=True)

@@ -188,7 +188,7 @@ class Process:
             self._child.terminate()
 
     def kill(self) -> int:
-        """SIGKILL, and wait until it is gone; its exit code (-9 unless it had ended before)."""
+        """Send SIGKILL and wait; returns its exit code (-9 unless it had ended before)."""
         if self.is_alive():
             self._child.kill()
         code = self._child.wait()

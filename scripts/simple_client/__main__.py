@@ -49,7 +49,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     )
     add, seconds = flags.add_argument, between(_SHORTEST_S, LONGEST_MS / 1e3, float)
     add("--env", choices=EXAMPLES, default="aloha_sim", help="form of the observations (aloha_sim)")
-    add("--host", default="localhost", help="where the broker is (localhost)")
+    add("--host", default="localhost", help="where the broker is, or several: A,B:8001 (localhost)")
     port = between(1, LARGEST_PORT)
     add("--port", type=port, default=DEFAULT_PORT, help=f"its port for robots ({DEFAULT_PORT})")
     steps = between(1, _MOST_STEPS)
@@ -79,7 +79,7 @@ def measure(options: argparse.Namespace, console: Console) -> list[dict[str, flo
 
     Raises:
         PolicyError: one of them was not answered.
-        ValueError: the file of `--key` is no key.
+        ValueError: the file of `--key` is not a key.
     """
     with ZmqPolicyClient(
         options.host,

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-PIXELS = 224
+from client.body import Observation
 
-Observation = dict[str, Any]
+PIXELS = 224
 
 
 def _image(rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -72,6 +71,9 @@ def make_example(env: str, seed: int | None = None) -> Observation:
     """A random observation that a worker with `env=ENV` takes.
 
     Images are uint8, everything else float32. A real robot sends its own pictures, resized with
-    `client.image_tools.resize_with_pad`. KeyError if `env` is none of EXAMPLES.
+    `client.image_tools.resize_with_pad`.
+
+    Raises:
+        KeyError: `env` is none of EXAMPLES.
     """
     return EXAMPLES[env](np.random.default_rng(seed))

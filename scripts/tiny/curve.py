@@ -20,17 +20,22 @@ SMOOTHED = 50
 
 
 def draw(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
-    """Save `losses` over steps, raw and as a running mean, to the picture `path`."""
-    figure, axes = plt.subplots(len(losses), 1, figsize=(8, 6), sharex=True)
-    for axis, (name, values) in zip(axes, losses.items(), strict=True):
+    """Save `losses` over steps, raw and as a running mean, to the picture `path`.
+
+    Those that nothing was learnt from have no values and no place in it.
+    """
+    learnt = {name: values for name, values in losses.items() if len(values)}
+    rows = max(1, len(learnt))
+    figure, grid = plt.subplots(rows, 1, figsize=(8, 3 * rows), sharex=True, squeeze=False)
+    axes = grid[:, 0]
+    for axis, (name, values) in zip(axes, learnt.items(), strict=len(learnt) > 0):
         axis.semilogy(values, linewidth=0.5, alpha=0.35, color="#264653")
         width = min(SMOOTHED, len(values))
-        if width:
-            mean = np.convolve(values, np.ones(width) / width, mode="valid")
-            axis.semilogy(np.arange(width - 1, len(values)), mean, color="#e76f51")
+        mean = np.convolve(values, np.ones(width) / width, mode="valid")
+        axis.semilogy(np.arange(width - 1, len(values)), mean, color="#e76f51")
         axis.set_title(TITLES[name], loc="left", fontsize=10)
         axis.grid(alpha=0.3, which="both")
-    axes[-1].set_xlabel("steps of 32 frames, each with 4 times of the flow")
+    axes[-1].set_xlabel("steps")
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)

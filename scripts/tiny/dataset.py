@@ -14,6 +14,7 @@ from scripts.tiny.episodes import Demonstration
 from scripts.tiny.expert import STEPS
 from scripts.tiny.kinematics import START
 from scripts.tiny.scene import TASKS, Task
+from worker.errors import CheckpointError
 from worker.robots import aloha
 from worker.robots.norm_stats import EPSILON
 
@@ -21,6 +22,8 @@ Array = NDArray[np.float64]
 Float32 = NDArray[np.float32]
 
 ROBOT_DIMS = 14
+BATCH = 32
+"""Frames of each task in a step of training."""
 OBJECTS = ("cube", "peg", "socket")
 """Whose places the auxiliary loss asks for."""
 OBJECTS_OF = {"transfer": (0,), "insertion": (1, 2)}
@@ -28,6 +31,7 @@ REST = np.array([*START, 0.0] * 2)
 """Where the arms are before an episode, grippers closed."""
 LEAST_STD = 0.02
 """Joints that hardly move are not blown up to the size of those that do."""
+_FIELDS = ("mean", "std")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,26 @@ class Statistics:
     def of(values: Array) -> Statistics:
         """Of `values` (n, 14); no deviation is less than LEAST_STD."""
         return Statistics(values.mean(0), np.maximum(values.std(0), LEAST_STD))
+
+    @staticmethod
+    def read(path: Path) -> tuple[Statistics, Statistics]:
+        """Those of states and of actions, from the `norm_stats.json` of a tiny checkpoint.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            CheckpointError: it holds something else.
+        """
+        try:
+            parts = json.loads(path.read_text())["norm_stats"]
+            state, actions = (
+                Statistics(
+                    *(np.array(parts[name][key], np.float64).reshape(ROBOT_DIMS) for key in _FIELDS)
+                )
+                for name in ("state", "actions")
+            )
+        except (ValueError, KeyError, TypeError) as error:
+            raise CheckpointError(f"{path} holds no statistics of 14 joints ({error})") from error
+        return state, actions
 
     def normalize(self, values: Array) -> Float32:
         """As the worker does (`worker.robots.norm_stats`), float32."""
@@ -94,24 +118,18 @@ class Dataset:
         return json.dumps({"norm_stats": parts}, indent=1) + "\n"
 
 
-def actions_to_model(actions: Array) -> Array:
-    """Commands to the robot (..., 14) in the models' convention.
-
-    The inverse of `worker.robots.aloha.actions_from_model`.
-    """
-    adapted = aloha.SIGNS * actions
-    low, high = aloha.COMMAND
-    adapted[..., aloha.GRIPPERS] = (
-        adapted[..., aloha.GRIPPERS] * (high - low) + low - aloha.ANGLE[0]
-    )
-    return adapted
-
-
-def read(folder: Path, tasks: Sequence[str], horizon: int) -> Dataset:
+def read(
+    folder: Path,
+    tasks: Sequence[str],
+    horizon: int,
+    statistics: tuple[Statistics, Statistics] | None = None,
+) -> Dataset:
     """The demonstrations of `tasks` that `scripts.tiny.collect` put into `folder`.
 
+    They are normalised with `statistics` of states and actions; None: with their own.
+
     Raises:
-        FileNotFoundError: of one there are none.
+        FileNotFoundError: one of them has no demonstrations.
     """
     found = {name: _read_task(folder / name) for name in tasks}
     if not all(found.values()):
@@ -121,7 +139,7 @@ def read(folder: Path, tasks: Sequence[str], horizon: int) -> Dataset:
     for name, demonstrations in found.items():
         sent = np.concatenate([d.states for d in demonstrations]).astype(np.float64)
         states[name] = np.stack([aloha.state_to_model(state) for state in sent])
-        plans = [actions_to_model(d.plan.astype(np.float64)) for d in demonstrations]
+        plans = [aloha.actions_to_model(d.plan.astype(np.float64)) for d in demonstrations]
         chunks[name] = np.concatenate(
             [
                 plan[np.minimum(d.steps[:, None] + rows, STEPS - 1)]
@@ -129,9 +147,11 @@ def read(folder: Path, tasks: Sequence[str], horizon: int) -> Dataset:
             ]
         )
         share = np.linspace(1 / horizon, 1.0, horizon)[:, None]
-        returns[name] = actions_to_model(sent[:, None] + share * (REST - sent[:, None]))
-    state = Statistics.of(np.concatenate(list(states.values())))
-    actions = Statistics.of(np.concatenate([c.reshape(-1, ROBOT_DIMS) for c in chunks.values()]))
+        returns[name] = aloha.actions_to_model(sent[:, None] + share * (REST - sent[:, None]))
+    state, actions = statistics or (
+        Statistics.of(np.concatenate(list(states.values()))),
+        Statistics.of(np.concatenate([c.reshape(-1, ROBOT_DIMS) for c in chunks.values()])),
+    )
     frames = [
         Frames(
             TASKS[name],

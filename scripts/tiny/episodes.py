@@ -26,6 +26,20 @@ _NOISE_PERIOD = 25  # control steps between the knots of the noise
 _CARE = 0.15  # what is left of the noise where a plan must be exact
 _CARE_MARGIN = 8  # control steps over which it is taken back
 _LAST_FRAME = 285
+_APPROACH = 18  # control steps before the meeting
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """How an episode differs from the usual ones where hands or objects meet."""
+
+    frames: int = 0
+    """So many more are taken there."""
+    noise: float = _CARE
+    """The share of the noise on the commands that is left there, 0 to 1."""
+
+
+USUAL = Meeting()
 
 
 @dataclass(frozen=True)
@@ -57,7 +71,7 @@ class Demonstration:
             return Demonstration(**{f.name: file[f.name] for f in fields(Demonstration)})
 
 
-def demonstrate(scene: Scene, expert: Expert, seed: int) -> Demonstration:
+def demonstrate(scene: Scene, expert: Expert, seed: int, meeting: Meeting = USUAL) -> Demonstration:
     """One episode with noise on the commands; the same for the same seed, on one machine."""
     random = np.random.default_rng([seed, scene.task.objects])
     scene.reset(seed)
@@ -65,8 +79,8 @@ def demonstrate(scene: Scene, expert: Expert, seed: int) -> Demonstration:
         plan = expert.plan(scene.places())
     except Unreachable:
         return _demonstration(scene, [], np.zeros((STEPS, 14)))
-    commands = plan + command_noise(random, scene.task.name)
-    chosen = frame_steps(random, scene.task.name)
+    commands = plan + command_noise(random, scene.task.name, meeting.noise)
+    chosen = frame_steps(random, scene.task.name, meeting.frames)
     frames, reward = [], 0
     for step in range(EPISODE_STEPS):
         if step in chosen:
@@ -76,8 +90,11 @@ def demonstrate(scene: Scene, expert: Expert, seed: int) -> Demonstration:
     return _demonstration(scene, frames if succeeded else [], plan)
 
 
-def command_noise(random: np.random.Generator, task: str) -> Array:
-    """Smooth and of an episode's own size, less where the plan must be exact: (STEPS, 14) rad."""
+def command_noise(random: np.random.Generator, task: str, at_meeting: float = USUAL.noise) -> Array:
+    """Smooth and of an episode's own size, less where the plan must be exact: (STEPS, 14) rad.
+
+    `at_meeting`: what is left of it while the hands meet.
+    """
     knots = np.arange(0, STEPS + _NOISE_PERIOD, _NOISE_PERIOD)
     values = random.standard_normal((len(knots), len(ARM_JOINTS)))
     values[0] = 0.0
@@ -85,20 +102,25 @@ def command_noise(random: np.random.Generator, task: str) -> Array:
     noise = np.zeros((STEPS, 14))
     times = np.arange(STEPS)
     noise[:, ARM_JOINTS] = size * CubicSpline(knots, values)(times)
-    for first, last in CAREFUL[task]:
+    for (first, last), care in zip(CAREFUL[task], (_CARE, at_meeting), strict=True):
         outside = np.maximum(np.maximum(first - times, times - last), 0)
-        noise *= np.clip(_CARE + (1 - _CARE) * outside / _CARE_MARGIN, 0.0, 1.0)[:, None]
+        noise *= np.clip(care + (1 - care) * outside / _CARE_MARGIN, 0.0, 1.0)[:, None]
     return noise
 
 
-def frame_steps(random: np.random.Generator, task: str) -> set[int]:
-    """When to take frames: at the start, evenly over the episode, and more where care is needed."""
+def frame_steps(random: np.random.Generator, task: str, at_meeting: int = USUAL.frames) -> set[int]:
+    """When to take frames: at the start, evenly over the episode, and more where care is needed.
+
+    `at_meeting`: so many more are spread over the meeting and the approach to it.
+    """
     edges = np.linspace(1, _LAST_FRAME, 5)
     chosen = {0} | {int(random.uniform(a, b)) for a, b in pairwise(edges)}
     for first, last in CAREFUL[task]:
         middle = (first + last) / 2
         chosen |= {int(random.uniform(first - 5, middle)), int(random.uniform(middle, last + 5))}
-    return chosen
+    first, last = CAREFUL[task][1]
+    edges = np.linspace(first - _APPROACH, last, at_meeting + 1)
+    return chosen | {int(random.uniform(a, b)) for a, b in pairwise(edges)}
 
 
 def _demonstration(scene: Scene, frames: list[Any], plan: Array) -> Demonstration:

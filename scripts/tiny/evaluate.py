@@ -1,164 +1,268 @@
-"""How often a policy succeeds in the ALOHA simulator, on seeds that no training has seen.
+"""How often the tiny model succeeds in the ALOHA simulator: a table with a row for each condition.
 
-    python -m scripts.tiny.evaluate --episodes 100
-    python -m scripts.tiny.evaluate --checkpoint DIR --condition "JPEG 90" --condition "3 steps"
+    python -m scripts.tiny.evaluate                     the whole table, about an hour
+    python -m scripts.tiny.evaluate --row "3 steps" --row "JPEG 90" --episodes 20
+    python -m scripts.tiny.evaluate --checkpoint DIR    other weights than those that ship
 
-The policy runs within this program's own processes; `--broker HOST:PORT` asks workers instead, by
-the name aloha_sim.
+For each row it starts a broker and workers of its own, and robots in the simulator ask them, on
+starts that no training has seen. `--broker HOST:PORT` asks those that run already, by the name
+aloha_sim. The table is printed as Markdown and written to OUTPUT/table.md and OUTPUT/table.json.
+Each episode is a line of OUTPUT/episodes.jsonl: interrupted, the same command goes on from there.
 """
 
 from __future__ import annotations
 
+from conf.flags import INTERRUPTED, Flags, between, interruptible, run_command
+
+if __name__ == "__main__":
+    interruptible()
+
 import argparse
-import json
 import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from client import ZmqPolicyClient
-from conf.compose import compose
-from scripts.tiny.rollout import CONDITIONS, Condition, Outcome, Policy, roll_out
+from client.errors import PolicyError
+from conf.signals import terminable
+from scripts.local.processes import ProcessError, Processes
+from scripts.tiny.episodes import FIRST_TRAINING_SEED
+from scripts.tiny.records import Records, weights_of
 from scripts.tiny.scene import TASKS, Scene
-from scripts.tiny.success import table
-from worker.config import WorkerConfig
+from scripts.tiny.servers import Servers
+from scripts.tiny.trial import CONDITIONS, Condition, Outcome, roll_out
 
-INTERRUPTED = 130
-MODEL = ("env=aloha_sim", "model=tiny", "runtime.threads=1")
+FIRST_SEED = 1000
+POLICY = "aloha_sim"
+TIMEOUT_S = 60.0
+"""For each inference: a machine that evaluates may be busy, and robots here can wait."""
 
-Job = tuple[str, str, int]
-"""Names of task and condition, and a seed."""
+Address = tuple[str, int]
+"""Host and port of a broker."""
 
 
-class Workplace:
-    """What a process needs for episodes; made when it is first needed, then kept."""
+@dataclass(frozen=True)
+class Job:
+    """One episode."""
 
-    def __init__(self, settings: Sequence[str], broker: str | None) -> None:
-        self._settings, self._broker = settings, broker
+    task: str
+    condition: str
+    seed: int
+
+
+class Robot:
+    """Simulators, each made when it is first needed, and a connection to a broker."""
+
+    def __init__(self, address: Address, condition: Condition) -> None:
+        host, port = address
+        codec = "raw" if condition.jpeg_quality is None else "jpeg"
+        self.client = ZmqPolicyClient(
+            host,
+            port,
+            policy=POLICY,
+            timeout_s=TIMEOUT_S,
+            connect_timeout_s=TIMEOUT_S,
+            traffic="evaluation",  # no live robot is to wait for it
+            image_codec=codec,
+            jpeg_quality=condition.jpeg_quality or 95,
+        )
+        self._condition = condition
         self._scenes: dict[str, Scene] = {}
-        self._policies: dict[tuple[str, ...], Policy] = {}
 
-    def run(self, job: Job) -> Outcome:
-        """One episode."""
-        task, name, seed = job
-        if task not in self._scenes:
-            self._scenes[task] = Scene(TASKS[task])
-        return roll_out(self._scenes[task], self._policy(CONDITIONS[name]), CONDITIONS[name], seed)
+    def run(self, job: Job, servers: Servers | None = None) -> Outcome:
+        """The whole episode."""
+        if job.task not in self._scenes:
+            self._scenes[job.task] = Scene(TASKS[job.task])
+        before = None if servers is None else servers.before_request
+        return roll_out(self._scenes[job.task], self.client, self._condition, job.seed, before)
 
-    def _policy(self, condition: Condition) -> Policy:
-        settings = (*self._settings, *condition.server_settings) if self._broker is None else ()
-        if settings not in self._policies:
-            self._policies[settings] = self._connect() if self._broker else load(settings)
-        return self._policies[settings]
-
-    def _connect(self) -> Policy:
-        host, _, port = str(self._broker).rpartition(":")
-        return ZmqPolicyClient(host, int(port), policy="aloha_sim")
+    def close(self) -> None:
+        """Free what the simulators and the connection hold."""
+        self.client.close()
+        for scene in self._scenes.values():
+            scene.close()
 
 
-_workplace: Workplace | None = None
+@cache
+def _robot(address: Address, condition: Condition) -> Robot:
+    return Robot(address, condition)
 
 
-def load(settings: Sequence[str]) -> Policy:
-    """The policy that a worker with these settings would serve.
-
-    Raises:
-        worker.errors.WorkerError: it cannot be served.
-    """
-    from worker.__main__ import build
-
-    policy = build(compose("worker", WorkerConfig, settings))
-    getattr(policy, "load", lambda: None)()
-    return policy
+def _run(address: Address, condition: Condition, job: Job) -> Outcome:
+    """In a process of the pool, whose robot lives as long as it does."""
+    return _robot(address, condition).run(job)
 
 
-def evaluate(
-    jobs: Sequence[Job], settings: Sequence[str], broker: str | None, processes: int
-) -> Iterable[Outcome]:
-    """Run all `jobs`; yields what they come to, in no particular order."""
+def in_processes(
+    jobs: Sequence[Job], address: Address, condition: Condition, count: int
+) -> Iterator[Outcome]:
+    """Run `jobs` in `count` processes; yields what they come to, in no particular order."""
     # Spawned: a forked process would inherit a renderer that only its parent can use.
     context = multiprocessing.get_context("spawn")
-    with context.Pool(processes, _prepare, [settings, broker]) as pool:
-        yield from pool.imap_unordered(_run, jobs)
+    pool = ProcessPoolExecutor(count, context)
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)  # inherited: Ctrl-C is the parent's
+    try:
+        futures = [pool.submit(_run, address, condition, job) for job in jobs]
+    finally:
+        signal.signal(signal.SIGINT, before)
+    try:
+        for future in as_completed(futures):
+            yield future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _prepare(settings: Sequence[str], broker: str | None) -> None:
-    global _workplace
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's affair
-    _workplace = Workplace(settings, broker)
+def disturbed(jobs: Sequence[Job], servers: Servers, condition: Condition) -> Iterator[Outcome]:
+    """Run `jobs` one after the other, and in each bring the condition's fault about."""
+    robot = Robot(("127.0.0.1", servers.port), condition)
+    try:
+        for job in jobs:
+            servers.wait_ready()
+            outcome = robot.run(job, servers)
+            servers.check()
+            yield outcome
+    finally:
+        robot.close()
 
 
-def _run(job: Job) -> Outcome:
-    if _workplace is None:
-        raise RuntimeError("an episode was asked for before its process was prepared")
-    return _workplace.run(job)
+def evaluate(jobs: Sequence[Job], options: argparse.Namespace) -> Generator[Outcome, None, None]:
+    """Run `jobs`, all of one condition, against servers of its own or those of `--broker`.
+
+    Raises:
+        ProcessError: a server did not start, or ended.
+        client.errors.PolicyError: an inference failed.
+        BrokenProcessPool: a robot's process died.
+    """
+    condition = CONDITIONS[jobs[0].condition]
+    robots = max(options.processes, condition.batch)
+    if options.broker is not None:
+        yield from in_processes(jobs, options.broker, condition, robots)
+        return
+    settings = [] if options.checkpoint is None else [f"checkpoint='{options.checkpoint}'"]
+    logs = options.output / "logs" / condition.name.replace(" ", "-")
+    with Processes(logs) as processes:
+        servers = Servers(processes, condition, settings)
+        servers.wait_ready()
+        if condition.fault is not None:
+            yield from disturbed(jobs, servers, condition)
+        else:
+            yield from in_processes(jobs, ("127.0.0.1", servers.port), condition, robots)
 
 
-def earlier(path: Path, jobs: Sequence[Job]) -> list[Outcome]:
-    """Those of `jobs` that `path` has outcomes of."""
-    if not path.exists():
-        return []
-    told = [Outcome(**json.loads(line)) for line in path.read_text().splitlines()]
-    return [o for o in told if (o.task, o.condition, o.seed) in set(jobs)]
+def run(options: argparse.Namespace, records: Records, console: Console) -> None:
+    """All rows; see `evaluate` for what may go wrong."""
+    all_jobs = [
+        [Job(task, name, seed) for task in options.task for seed in _seeds(options, name)]
+        for name in options.row
+    ]
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    wanted = sum(map(len, all_jobs))
+    with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
+        bar = progress.add_task("episodes", total=wanted)
+        for jobs in all_jobs:
+            missing = [j for j in jobs if not records.has(j.task, j.condition, j.seed)]
+            progress.advance(bar, len(jobs) - len(missing))
+            if not missing:
+                continue
+            progress.update(bar, description=missing[0].condition)
+            with closing(evaluate(missing, options)) as outcomes:
+                for outcome in outcomes:
+                    records.add(outcome)
+                    progress.advance(bar)
+            records.write_table()
 
 
-def append(path: Path, outcome: Outcome) -> None:
-    """Add a line to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(asdict(outcome)) + "\n")
+def _seeds(options: argparse.Namespace, row: str) -> range:
+    count = options.episodes or CONDITIONS[row].episodes
+    return range(options.first_seed, options.first_seed + count)
 
 
-def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+def _address(text: str) -> Address:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise argparse.ArgumentTypeError(f"{text!r} is not HOST:PORT")
+    return host, int(port)
+
+
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    """Read the command line; SystemExit with code 2 when it is wrong."""
     cores = len(os.sched_getaffinity(0))
-    parser = argparse.ArgumentParser(
-        prog="python -m scripts.tiny.evaluate", description=__doc__.partition("\n")[0]
-    )
+    parser = Flags("python -m scripts.tiny.evaluate", __doc__)
     add = parser.add_argument
-    add("--task", choices=list(TASKS), action="append", help="default: all tasks")
-    add("--condition", choices=list(CONDITIONS), action="append", help="default: all conditions")
-    add("--episodes", type=int, default=100, help="of each task and condition (100)")
-    add("--first-seed", type=int, default=0, help="held-out ones lie below a million (0)")
-    add("--checkpoint", help="folder with weights; default: what model=tiny loads by itself")
-    add("--broker", metavar="HOST:PORT", help="ask workers behind this broker")
-    add("--processes", type=int, default=cores, help=f"all cores: {cores}")
-    add("--result", type=Path, help="file with a JSON line for each episode; goes on from there")
-    options = parser.parse_args(arguments)
-    if options.episodes < 1 or options.processes < 1:
-        parser.error("--episodes and --processes must be at least 1")
+    add("--row", choices=list(CONDITIONS), action="append", help="may be repeated; default: all")
+    add("--task", choices=list(TASKS), action="append", help="may be repeated (transfer)")
+    add(
+        "--episodes",
+        type=between(1, FIRST_TRAINING_SEED),
+        help="of each row; default: 100 of the first three, 60 of the others",
+    )
+    add(
+        "--first-seed",
+        type=between(0, FIRST_TRAINING_SEED),
+        default=FIRST_SEED,
+        help=f"training has seen those from {FIRST_TRAINING_SEED:,} on ({FIRST_SEED})",
+    )
+    add("--checkpoint", help="folder with weights; default: those that ship")
+    add("--broker", type=_address, metavar="HOST:PORT", help="ask what runs there already")
+    add(
+        "--processes",
+        type=between(1, 64),
+        default=cores,
+        help=f"robots at once, where no row says how many (all cores: {cores})",
+    )
+    add(
+        "--output",
+        type=Path,
+        default=Path("outputs/tiny/evaluation"),
+        help="folder for what it writes (outputs/tiny/evaluation)",
+    )
+    options = parser.read(arguments)
+    options.task = options.task or ["transfer"]
+    unusable = [name for name in options.row or [] if CONDITIONS[name].needs_own_servers]
+    if options.broker is not None and (unusable or options.checkpoint is not None):
+        what = f"row {unusable[0]!r}" if unusable else "--checkpoint"
+        parser.error(f"{what} needs servers of its own: leave --broker out")
+    rows = options.row or [
+        name for name, c in CONDITIONS.items() if options.broker is None or not c.needs_own_servers
+    ]
+    options.row = list(dict.fromkeys(rows))
     return options
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The exit code: 0, or 130 after Ctrl-C."""
-    options, console = _parse(arguments), Console(highlight=False)
-    seeds = range(options.first_seed, options.first_seed + options.episodes)
-    names = options.condition or list(CONDITIONS)
-    jobs = [(t, name, s) for name in names for t in options.task or TASKS for s in seeds]
-    settings = [*MODEL, *([f"checkpoint='{options.checkpoint}'"] if options.checkpoint else [])]
-    columns = (TextColumn("episodes"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    outcomes = [] if options.result is None else earlier(options.result, jobs)
-    there = {(o.task, o.condition, o.seed) for o in outcomes}
-    missing = [job for job in jobs if job not in there]
+    """The exit code: 0; 1 for a failure that was explained; 130 after Ctrl-C."""
+    options, console = parse(arguments), Console(highlight=False)
+    with terminable():
+        return _evaluate(options, console)
+
+
+def _evaluate(options: argparse.Namespace, console: Console) -> int:
     try:
-        with Progress(*columns, console=console) as progress:
-            bar = progress.add_task("", total=len(jobs), completed=len(outcomes))
-            for outcome in evaluate(missing, settings, options.broker, options.processes):
-                outcomes.append(outcome)
-                progress.advance(bar)
-                if options.result is not None:
-                    append(options.result, outcome)
+        weights = weights_of(options.checkpoint, options.broker)
+        records = Records(options.output, weights, options.first_seed)
+        run(options, records, console)
     except KeyboardInterrupt:
-        console.print(f"stopped after {len(outcomes)} of {len(jobs)} episodes")
-    console.print(table(outcomes))
-    return 0 if len(outcomes) == len(jobs) else INTERRUPTED
+        console.print("stopped; the same command goes on from here")
+        return INTERRUPTED
+    except (ProcessError, PolicyError, BrokenProcessPool, OSError, ValueError) as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr)
+        return 1
+    console.print(escape(records.write_table()), soft_wrap=True)
+    console.print(f"{escape(str(options.output))}/table.json has the same for programs")
+    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

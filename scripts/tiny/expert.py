@@ -44,7 +44,11 @@ class ArmPlan:
     gripper: Sequence[tuple[int, float]]
 
     def commands(self, arm: Arm) -> Array:
-        """(STEPS, 7). Raises `Unreachable`."""
+        """Actions (STEPS, 7).
+
+        Raises:
+            Unreachable: a keyframe lies where the arm cannot get.
+        """
         steps, joints = [0], [START]
         for keyframe in self.poses:
             steps.append(keyframe.step)
@@ -79,8 +83,8 @@ def transfer(places: Array) -> tuple[ArmPlan, ArmPlan]:
     """Left and right arm's part in handing over the cube at `places` (1, 3)."""
     x, y = places[0, :2]
     grasp = Pose((x, y, 0.02), yaw=180.0, pitch=60.0)
-    # The hands go on rising while the cube changes them: were they still, a policy that sees this
-    # picture could not tell how long ago it saw it first.
+    # The hands keep rising while the cube goes from one to the other. If they were still, a policy
+    # that sees this picture could not tell how long it has been so.
     giving = Pose((0.0, 0.5, 0.24), yaw=180.0, pitch=60.0)
     taking = Pose((-0.005, 0.5, 0.24), roll=90.0)
     right = ArmPlan(

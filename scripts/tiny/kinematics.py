@@ -14,7 +14,7 @@ Array = NDArray[np.float64]
 
 JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
 START = np.array(START_ARM_POSE[:6])
-"""Of either arm, in rad."""
+"""The joints of either arm at the start, in rad."""
 GRASP_REACH_M = 0.14
 """From the wrist's frame (`gripper_link`) to the middle of the fingertips."""
 

@@ -7,6 +7,7 @@ are written: a head that tells from the image tokens where the objects lie.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,15 +21,17 @@ from worker.checkpoints.names import checkpoint_name
 from worker.config import ModelConfig
 from worker.models.gemma import Cache
 from worker.models.pi0 import Pi0
-from worker.runtime.loading import load_model
+from worker.runtime.loading import load_model, read_weights
 
 FLOW_TIMES = 4
-"""Times at which the flow is learnt for each prefix, which costs more than they do."""
+"""At how many times the flow is learnt for each prefix, as the prefix costs more than they do."""
 LONGEST_DELAY = 15
 """Actions that may be given already (300 ms), in half of the flows."""
 PLACE_WEIGHT = 0.5
 """Of the auxiliary loss."""
 
+_TRUSTED_TIME = 0.2
+"""Corrections later than about this count less: a small time makes them large velocities."""
 _COSINES = 8
 _COLOURS = np.array([[1, 1, 1], [1, -1, 0], [0.5, 0.5, -1]])
 """Brightness, red against green, yellow against blue."""
@@ -74,15 +77,45 @@ class Learner(nn.Module):
                 layer.weight[:, ROBOT_DIMS:] = 0.0
                 cast(Any, layer.weight).register_hook(_without_padding)
 
+    def refine(self, weights: Path) -> None:
+        """Take a checkpoint's weights, of which the action expert's alone go on learning.
+
+        Raises:
+            CheckpointError: they do not fit, or are damaged.
+        """
+        read_weights(weights, {name: p.detach() for name, p in self.model.named_parameters()})
+        for part in (self.model.vision, self.model.vlm, self.places):
+            part.requires_grad_(False)
+        self.model.embedding.requires_grad_(False)
+
     def forward(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """The flow's loss, and the mean error of the objects' places in decimetres."""
         seen = self.model.vision(batch.images)
-        x = torch.cat([seen, self.model.embed_text(batch.tokens)], dim=1)
-        cache = self.model.vlm.extend(x)
+        cache = self._read(seen, batch.tokens)
+        return self.act(cache, batch, generator), self._place_loss(seen, batch)
+
+    def prefix(self, images: Tensor, tokens: Tensor) -> Cache:
+        """Keys and values of pictures and prompts, as `Batch` has them, without the state."""
+        return self._read(self.model.vision(images), tokens)
+
+    def act(
+        self,
+        cache: Cache,
+        batch: Batch,
+        generator: torch.Generator,
+        each: int = FLOW_TIMES,
+        corrects: bool = False,
+    ) -> Tensor:
+        """The flow's loss at `each` times behind every prefix; of `batch`, no picture is used.
+
+        With `corrects`, flows without given actions come from the model's own first guess of the
+        actions, and must lead to the right ones: what is wrong with a guess, which the noise
+        decides, would otherwise be kept to the end, as all other training shows only guesses that
+        are right (exposure bias; compare "Input perturbation", arXiv 2301.11706).
+        """
         state = self.model.embed_state(F.pad(batch.state, (0, self.padding)))
         cache = self.model.expert.extend(state, cache)
-        flow = self._flow_loss(_repeat(cache, FLOW_TIMES), batch, generator)
-        return flow, self._place_loss(seen, batch)
+        return self._flow_loss(_repeat(cache, each), batch, generator, each, corrects)
 
     def look(self, batch: Batch) -> Tensor:
         """The second of `forward` alone, at a fifth of the cost."""
@@ -96,30 +129,63 @@ class Learner(nn.Module):
         found: Tensor = (belief * said[..., 1:]).sum(1)
         return (found - batch.objects).abs().mean()
 
-    def _flow_loss(self, cache: Cache, batch: Batch, generator: torch.Generator) -> Tensor:
-        clean = F.pad(batch.chunks.repeat_interleave(FLOW_TIMES, dim=0), (0, self.padding))
+    def _read(self, seen: Tensor, tokens: Tensor) -> Cache:
+        return self.model.vlm.extend(torch.cat([seen, self.model.embed_text(tokens)], dim=1))
+
+    def _flow_loss(
+        self, cache: Cache, batch: Batch, generator: torch.Generator, each: int, corrects: bool
+    ) -> Tensor:
+        clean = F.pad(batch.chunks.repeat_interleave(each, dim=0), (0, self.padding))
         noise = torch.randn(clean.shape, generator=generator)
-        times, given = flow_times(len(batch.chunks), clean.shape[1], generator)
-        noisy = clean + times[..., None] * (noise - clean)
+        times, given = flow_times(len(batch.chunks), clean.shape[1], generator, each)
+        noisy, right = clean + times[..., None] * (noise - clean), noise - clean
+        weights = torch.ones_like(times)
+        if corrects:
+            free = ~given.any(dim=1)
+            guess = self._first_guess(noise[free], cache, free)
+            noisy[free], right[free], weights[free] = corrected(
+                clean[free], noise[free], guess, times[free]
+            )
         velocity = self.model.velocity(noisy, cache, self.model.flow_step(times))
-        wrong = (velocity.float() - (noise - clean))[..., :ROBOT_DIMS].square().mean(-1)
-        return wrong[~given].mean()
+        wrong = (velocity.float() - right)[..., :ROBOT_DIMS].square().mean(-1)
+        return (weights * wrong)[~given].mean()
+
+    @torch.no_grad()
+    def _first_guess(self, noise: Tensor, cache: Cache, chosen: Tensor) -> Tensor:
+        """Where one step leads from pure noise behind the `chosen` prefixes, bool (batch,)."""
+        behind = Cache([k[chosen] for k in cache.keys], [v[chosen] for v in cache.values])
+        return noise - self.model.velocity(noise, behind, self.model.flow_step(1.0)).float()
 
 
-def flow_times(batch: int, horizon: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Times, float32 (batch * FLOW_TIMES, horizon), and which actions are given already (bool).
+def flow_times(
+    batch: int, horizon: int, generator: torch.Generator, each: int = FLOW_TIMES
+) -> tuple[Tensor, Tensor]:
+    """Times, float32 (batch * each, horizon), and which actions are given already (bool).
 
-    Beta(1.5, 1), as pi0 was trained, FLOW_TIMES strata for each prefix. In every other flow as
-    many actions as a delay says, drawn uniformly from 0 on, are given: clean, at time 0.
+    The times are of Beta(1.5, 1), as in pi0's training, in `each` strata for every prefix. In
+    every other flow the first actions are given (clean, at time 0): as many as a delay says, which
+    is drawn uniformly from 0 on.
     """
-    strata = torch.arange(FLOW_TIMES) + torch.rand(batch, FLOW_TIMES, generator=generator)
+    strata = torch.arange(each) + torch.rand(batch, each, generator=generator)
     # The inverse of the distribution function t^1.5; never 0, which only given actions have.
-    times = 0.001 + 0.999 * (strata / FLOW_TIMES) ** (1 / 1.5)
-    delays = torch.randint(0, LONGEST_DELAY + 1, (batch, FLOW_TIMES), generator=generator)
+    times = 0.001 + 0.999 * (strata / each) ** (1 / 1.5)
+    delays = torch.randint(0, LONGEST_DELAY + 1, (batch, each), generator=generator)
     # The strata with a delay change places from prefix to prefix.
-    turn = (torch.arange(FLOW_TIMES) + torch.arange(batch)[:, None]) % 2
+    turn = (torch.arange(each) + torch.arange(batch)[:, None]) % 2
     given = torch.arange(horizon) < (delays * turn).flatten()[:, None]
     return times.flatten()[:, None].masked_fill(given, 0.0), given
+
+
+def corrected(
+    clean: Tensor, noise: Tensor, guess: Tensor, times: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Where a flow to `guess` is at `times`, what leads from there to `clean`, and its weight.
+
+    Actions are (batch, horizon, dims), times and weights (batch, horizon).
+    """
+    at = times[..., None]
+    noisy = guess + at * (noise - guess)
+    return noisy, (noisy - clean) / at, times**2 / (times**2 + _TRUSTED_TIME**2)
 
 
 def start_with_cosines(patches: nn.Conv2d, images: Tensor) -> None:

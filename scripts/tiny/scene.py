@@ -27,7 +27,7 @@ Array = NDArray[np.float64]
 
 CONTROL_PERIOD_S = 0.02
 EPISODE_STEPS = 300
-"""Of an evaluation; the experts are done after `expert.STEPS`."""
+"""Control steps of an evaluation's episode; the experts are done after `expert.STEPS`."""
 PICTURE_SHAPE = (480, 640)
 POLICY_PIXELS = 224
 SUCCESS = 4
@@ -57,10 +57,13 @@ class Scene:
     wrist rotation (rad), left gripper (0 closed, 1 open), then the same seven for the right arm.
     """
 
-    def __init__(self, task: Task) -> None:
+    def __init__(self, task: Task, shadow_pixels: int | None = None) -> None:
+        """`shadow_pixels`: side of the shadow map; fewer than MuJoCo's 4096 render faster."""
         self.task = task
         self._rules: Any = TransferCubeTask() if task is TRANSFER else InsertionTask()
         self.physics: Any = mujoco.Physics.from_xml_path(str(ASSETS_DIR / task.scene))
+        if shadow_pixels is not None:
+            self.physics.model.vis.quality.shadowsize = shadow_pixels
         self._substeps = round(CONTROL_PERIOD_S / self.physics.timestep())
         self._picture: NDArray[np.uint8] | None = None
 

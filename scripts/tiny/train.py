@@ -3,7 +3,11 @@
     python -m scripts.tiny.train --data outputs/tiny --output outputs/tiny/checkpoint
     python -m worker env=aloha_sim model=tiny checkpoint=outputs/tiny/checkpoint
 
-Interrupted, the same command goes on from the last state that it saved.
+With `--refine CHECKPOINT` it goes on from other weights of the same kind, those that ship for
+example (`--refine worker/assets/tiny_aloha_sim`): the action expert alone learns, with the
+checkpoint's statistics, on prefixes that are computed once.
+
+If it is interrupted, the same command continues from the last state that was saved.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from conf.compose import compose
 from scripts.tiny import dataset
 from scripts.tiny.scene import TASKS
 from worker.config import WorkerConfig
+from worker.errors import CheckpointError
 from worker.runtime.threads import ENVIRONMENT
 
 INTERRUPTED = 130
@@ -30,23 +35,44 @@ SETTINGS = ("env=aloha_sim", "model=tiny")
 
 
 def train(options: argparse.Namespace, console: Console) -> None:
-    """Train to the end, or go on with what is there, and export.
+    """Train, from the last saved state if there is one, and export.
 
     Raises:
-        FileNotFoundError: there are no demonstrations.
+        FileNotFoundError: there are no demonstrations, or no statistics of `--refine`.
+        CheckpointError: the weights of `--refine` do not fit, or are damaged.
     """
     config = compose("worker", WorkerConfig, SETTINGS)
     tasks = options.task or list(TASKS)
-    data = dataset.read(options.data, tasks, config.model.action_horizon)
+    statistics = None
+    if options.refine is not None:
+        statistics = dataset.Statistics.read(
+            options.refine / "assets" / config.env.asset_id / "norm_stats.json"
+        )
+    data = dataset.read(options.data, tasks, config.model.action_horizon, statistics)
     for frames in data.frames:
         console.print(f"{frames.task.name}: {len(frames):,} frames")
     # Only now: torch reads the environment when it is imported.
     import torch
 
-    from scripts.tiny.training import Training
+    from scripts.tiny import refining
+    from scripts.tiny import training as whole
 
     torch.set_num_threads(options.threads)
-    training = Training(config.model, data, options.steps, options.output)
+    where = config.model, data, options.steps, options.output
+    training: whole.Training
+    if options.refine is None:
+        training = whole.Training(
+            *where,
+            batch=options.batch or dataset.BATCH,
+            learning_rate=options.learning_rate or whole.LEARNING_RATE,
+        )
+    else:
+        training = refining.Refining(
+            *where,
+            options.refine,
+            batch=options.batch or refining.FRAMES,
+            learning_rate=options.learning_rate or refining.LEARNING_RATE,
+        )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:
         bar = progress.add_task("training", total=options.steps, completed=training.step)
@@ -61,17 +87,30 @@ def train(options: argparse.Namespace, console: Console) -> None:
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m scripts.tiny.train", description=__doc__.partition("\n")[0]
+        prog="python -m scripts.tiny.train",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--data", type=Path, required=True, help="what collect has written")
     parser.add_argument("--output", type=Path, required=True, help="folder for the checkpoint")
     parser.add_argument("--task", choices=list(TASKS), action="append", help="default: all tasks")
-    parser.add_argument("--steps", type=int, default=4500, help="of 32 frames each (4500)")
+    parser.add_argument("--steps", type=int, default=4500, help="so many (4500)")
+    parser.add_argument(
+        "--refine", type=Path, metavar="CHECKPOINT", help="go on from these weights, see above"
+    )
+    parser.add_argument(
+        "--batch", type=int, help=f"frames of each task in a step ({dataset.BATCH}; refining: 16)"
+    )
+    parser.add_argument(
+        "--learning-rate", type=float, help="the largest of the cosine (1e-3; refining: 3e-4)"
+    )
     cores = len(os.sched_getaffinity(0))
     parser.add_argument("--threads", type=int, default=cores, help=f"all cores: {cores}")
     options = parser.parse_args(arguments)
-    if options.steps < 1 or options.threads < 1:
-        parser.error("--steps and --threads must be at least 1")
+    if min(options.steps, options.batch or 1, options.threads) < 1 or options.batch == 0:
+        parser.error("--steps, --batch and --threads must be at least 1")
+    if options.learning_rate is not None and not options.learning_rate > 0.0:
+        parser.error("--learning-rate must be more than 0")
     return options
 
 
@@ -84,7 +123,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         console.print("stopped; the same command goes on from the last saved state")
         return INTERRUPTED
-    except FileNotFoundError as error:
+    except (FileNotFoundError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 1
     return 0

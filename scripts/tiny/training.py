@@ -1,4 +1,4 @@
-"""One training: steps, a moving average of the weights, a state to go on from, and the export."""
+"""One training: steps, a moving average of the weights, saved states, and the export."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from scripts.tiny.curve import draw
-from scripts.tiny.dataset import Dataset, Frames
+from scripts.tiny.dataset import BATCH, Dataset, Frames
 from scripts.tiny.learner import PLACE_WEIGHT, Batch, Learner, export_names
 from scripts.tiny.scene import TASKS
 from worker.checkpoints.files import EMBEDDED, TOKENIZER_NAMES
@@ -22,10 +23,9 @@ from worker.config import ModelConfig
 from worker.models.attention import cpu_has_bfloat16
 from worker.robots.tokenizers import PromptTokenizer
 
-BATCH = 32
 LEARNING_RATE = 1e-3
 PLACES_LEARN_FASTER = 10.0
-"""The auxiliary head's rate by the others'."""
+"""The auxiliary head's learning rate, as a multiple of the others'."""
 WARM_UP_STEPS = 50
 EMA = 0.998
 CLIP = 1.0
@@ -44,7 +44,7 @@ Losses = dict[str, list[float]]
 
 
 class Training:
-    """A learner on its way."""
+    """A learner, its optimizer, and how far the training has come."""
 
     def __init__(
         self,
@@ -55,20 +55,26 @@ class Training:
         seeing_steps: int = SEEING_STEPS,
         save_every: int = SAVE_EVERY,
         batch: int = BATCH,
+        learning_rate: float = LEARNING_RATE,
     ) -> None:
-        """Begin, or go on from `output/training.pt` where that is."""
+        """Begin, or continue from `output/training.pt` if it exists.
+
+        `batch`: frames of each task in a step; `learning_rate`: the largest.
+        """
+        self._learning_rate = learning_rate
         self._data, self._steps, self._output = data, steps, output
         self._seeing_steps, self._save_every, self._batch = seeing_steps, save_every, batch
         torch.manual_seed(0)
         some = [torch.from_numpy(frames.images[::101]) for frames in data.frames]
         self.learner = Learner(config, torch.cat(some))
+        self._prepare()
         self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
         self._average = [p.detach().clone() for p in self._parameters]
         places = list(self.learner.places.parameters())
         others = [p for p in self._parameters if all(p is not each for each in places)]
         self._optimizer = torch.optim.AdamW(
             [{"params": others, "speed": 1.0}, {"params": places, "speed": PLACES_LEARN_FASTER}],
-            LEARNING_RATE,
+            learning_rate,
             weight_decay=0.01,
         )
         tokenizer = PromptTokenizer(EMBEDDED / TOKENIZER_NAMES[0], config.max_token_len)
@@ -84,8 +90,8 @@ class Training:
             self._resume()
 
     def advance(self) -> str:
-        """One step; how it goes, in a few words."""
-        # Of the step alone: a training that was interrupted draws what it would have drawn.
+        """Do one step; returns the losses in a few words."""
+        # Seeded by the step alone, so that a resumed training draws what it would have drawn.
         random = np.random.default_rng([0, self.step])
         generator = torch.Generator().manual_seed(self.step)
         is_seeing = self.step < self._seeing_steps
@@ -93,13 +99,14 @@ class Training:
         share = len(self._data.frames)
         losses = np.zeros(2)
         for frames in self._data.frames:
-            batch = self._draw(frames, self._batch // share, is_seeing, is_wrong, random)
+            chosen = self._choose(frames, is_seeing, random)
+            batch = self._draw(frames, chosen, is_wrong, random)
             # Half the time that float32 takes where the CPU multiplies bfloat16.
             with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
                 if is_seeing:
                     flow, place = torch.zeros(()), self.learner.look(batch)
                 else:
-                    flow, place = self.learner(batch, generator)
+                    flow, place = self._act(frames, chosen, batch, is_wrong, generator)
             loss: Tensor = (flow + PLACE_WEIGHT * place) / share
             torch.autograd.backward(loss)
             losses += flow.item() / share, 100.0 * place.item() / share
@@ -130,27 +137,45 @@ class Training:
         (self._output / "losses.json").write_text(json.dumps(self.losses))
         draw(self._output / "loss.png", self.losses)
 
+    def _prepare(self) -> None:
+        """Change the learner before anything else looks at its parameters."""
+
+    def _act(
+        self,
+        frames: Frames,
+        chosen: NDArray[np.int64],
+        batch: Batch,
+        is_wrong: bool,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor]:
+        """Losses of flow and places for `batch`, which is of the `chosen` of `frames`."""
+        flow, place = self.learner(batch, generator)
+        return flow, place
+
+    def _choose(
+        self, frames: Frames, is_seeing: bool, random: np.random.Generator
+    ) -> NDArray[np.int64]:
+        chosen = random.integers(len(frames), size=self._batch)
+        if is_seeing:
+            early = np.flatnonzero(frames.steps < EARLY)
+            most = 3 * self._batch // 4
+            chosen[:most] = random.choice(early, most)
+        return chosen
+
     def _draw(
         self,
         frames: Frames,
-        count: int,
-        is_seeing: bool,
+        chosen: NDArray[np.int64],
         is_wrong: bool,
         random: np.random.Generator,
     ) -> Batch:
-        chosen = random.integers(len(frames), size=count)
-        if is_seeing:
-            early = np.flatnonzero(frames.steps < EARLY)
-            chosen[: 3 * count // 4] = random.choice(early, 3 * count // 4)
+        count = len(chosen)
         state = frames.states[chosen] + STATE_NOISE * random.standard_normal((count, 14))
         name = frames.task.name
         asked = next(other for other in TASKS if other != name) if is_wrong else name
-        gains = 1.0 + LARGEST_GAIN * random.uniform(-1.0, 1.0, (count, 1))
-        bright = np.clip(gains * np.arange(256), 0, 255).astype(np.uint8)
-        images = np.stack([b[i] for b, i in zip(bright, frames.images[chosen], strict=True)])
         chunks = frames.returns if is_wrong else frames.chunks
         return Batch(
-            torch.from_numpy(images),
+            torch.from_numpy(brightened(frames.images[chosen], random)),
             self._prompts[asked].expand(count, -1),
             torch.from_numpy(state.astype(np.float32)),
             torch.from_numpy(chunks[chosen]),
@@ -179,7 +204,7 @@ class Training:
         else:
             done, of = self.step - self._seeing_steps, self._steps - self._seeing_steps
         falling = 0.5 * (1.0 + math.cos(math.pi * done / of))
-        return LEARNING_RATE * min(1.0, (done + 1) / WARM_UP_STEPS) * max(falling, 0.01)
+        return self._learning_rate * min(1.0, (done + 1) / WARM_UP_STEPS) * max(falling, 0.01)
 
     def _averaged(self) -> dict[str, Tensor]:
         """All weights, by their names; those that do not learn as they are."""
@@ -209,3 +234,10 @@ class Training:
         self.learner.load_state_dict(state["learner"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average = state["average"]
+
+
+def brightened(images: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+    """`images` (n, height, width, 3), each made darker or brighter by a gain of its own."""
+    gains = 1.0 + LARGEST_GAIN * random.uniform(-1.0, 1.0, (len(images), 1))
+    bright = np.clip(gains * np.arange(256), 0, 255).astype(np.uint8)
+    return np.stack([b[i] for b, i in zip(bright, images, strict=True)])

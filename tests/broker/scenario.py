@@ -31,6 +31,8 @@ from broker.events import (
     WorkerUnreachable,
 )
 from broker.names import GRACE_S
+from broker.teams import Teams
+from client.body import encode_body
 from client.wire import Header, RequestId
 
 EPOCH = 7
@@ -51,12 +53,17 @@ class Scenario:
     """A core, the robots and the workers around it, and a clock that only tests move."""
 
     def __init__(
-        self, config: BrokerConfig | None = None, epoch: int = EPOCH, age_s: float = GRACE_S
+        self,
+        config: BrokerConfig | None = None,
+        epoch: int = EPOCH,
+        age_s: float = GRACE_S,
+        teams: Teams | None = None,
     ) -> None:
-        """The core has run for `age_s`."""
+        """The core has run for `age_s`; where there are teams, each robot has a key of its name."""
+        self.has_keys = teams is not None
         self.now = 1000.0
         self.epoch = epoch
-        self.core = Core(config or BrokerConfig(), epoch, self.now - age_s)
+        self.core = Core(config or BrokerConfig(), epoch, self.now - age_s, teams)
         self.hands: dict[str, list[tuple[RequestId, int]]] = defaultdict(list)
         self.told: dict[str, list[Header]] = defaultdict(list)  # but for `infer` and heartbeats
         self.given: list[tuple[str, Header]] = []  # every `infer`, with its worker
@@ -65,6 +72,7 @@ class Scenario:
         self.slots: dict[str, int] = defaultdict(int)
         self.beats: dict[str, int] = defaultdict(int)
         self.wakes = 0  # how often the core had itself woken
+        self.payloads: dict[RequestId, list[bytes]] = {}  # of answers
         self._asks: dict[RequestId, Ask] = {}
         self._sequences: dict[str, int] = defaultdict(int)
 
@@ -81,17 +89,26 @@ class Scenario:
             self._asks[again.id] = again
         again.route += b"r"
         fields: Header = {"v": 1, "kind": "infer", "id": again.id, "session": "", **again.header}
+        fields = {field: value for field, value in fields.items() if value is not None}
         if "deadline_s" in fields:
             fields["deadline_ms"] = fields.pop("deadline_s") * 1e3
         self._from_robot(robot, again.route, fields, (bytes(size),))
         return again
 
-    def request(self, robot: str, kind: str, **fields: Any) -> Header:
-        """Send something else than an observation; returns the answer's header."""
+    def request(self, robot: str, kind: str, payload: Any = (), **fields: Any) -> Header:
+        """Send something other than an observation; returns the answer's header."""
         id = RequestId(robot.encode().ljust(16), 0)
         ask = self._asks[id] = Ask(id, b"other", {})
-        self._from_robot(robot, b"other", {"v": 1, "kind": kind, "id": id, **fields})
+        self._from_robot(robot, b"other", {"v": 1, "kind": kind, "id": id, **fields}, payload)
         return ask.answers[0][1]
+
+    def tell_all(
+        self, robot: str, kind: str, body: dict[str, Any] | None, **fields: Any
+    ) -> tuple[Header, list[bytes]]:
+        """As `request`, with a body; returns the answer's header, and its body and buffers."""
+        payload = () if body is None else tuple(map(bytes, encode_body(body)))
+        header = self.request(robot, kind, payload, **fields)
+        return header, self.payloads[header["id"]]
 
     def outcome(self, ask: Ask) -> str:
         """`waiting`, `result`, or the code of the error that it got."""
@@ -198,16 +215,18 @@ class Scenario:
         )
 
     def _from_robot(self, robot: str, route: bytes, header: Header, payload: Any = ()) -> None:
-        self.tell(RobotMessage(robot.encode(), (robot.encode(), route), header, payload))
+        peer = robot if self.has_keys else ""
+        self.tell(RobotMessage(robot.encode(), (robot.encode(), route), header, payload, peer))
 
     def _to_robot(self, command: ToRobot) -> None:
         ask = self._asks.get(command.header["id"])
-        assert ask is not None, "an answer to a question that nobody asked"
+        assert ask is not None, "an answer to a request that nobody made"
         assert not ask.answers, "a second final answer"
         robot, route = command.envelope
         assert robot == ask.id.client.rstrip(), "somebody else's answer"
         assert route == ask.route, "an answer to a route that is gone"
         ask.answers.append((self.now, command.header))
+        self.payloads[ask.id] = [bytes(frame) for frame in command.payload]  # type: ignore[arg-type]
 
     def _to_worker(self, command: ToWorker) -> list[Event]:
         name, header = command.worker.decode(), command.header

@@ -144,12 +144,48 @@ def test_of_the_same_class_those_with_an_earlier_deadline_are_before_it(story: S
     assert "12 requests are before it" in story.message(refused)
 
 
+def test_an_answer_that_would_come_too_late_is_refused_at_once(story: Scenario) -> None:
+    story.join("w1", inference_ms=200.0)
+    story.ask("taken")
+    story.ask("waits", deadline_s=0.25)
+    refused = story.ask("arm", deadline_s=0.3)  # its turn comes in time, but no answer does
+    assert story.outcome(refused) == "overloaded"
+    assert "1 requests are before it" in story.message(refused)
+    assert story.outcome(story.ask("arm", deadline_s=0.5)) == "waiting"
+
+
+def test_what_cannot_end_in_time_makes_room_for_what_can(story: Scenario) -> None:
+    story.join("w1", inference_ms=200.0)
+    story.ask("taken")
+    late, in_time = story.ask("late", deadline_s=0.3), story.ask("arm", deadline_s=0.9)
+    story.now += 0.2
+    story.finish("w1")
+    assert story.outcome(late) == "overloaded"
+    assert "end after its deadline" in story.message(late)
+    assert story.retry_after_s(late) > 0
+    assert [header["id"].client.rstrip() for _, header in story.given] == [b"taken", b"arm"]
+    story.finish("w1")
+    assert story.outcome(in_time) == "result"
+    assert story.core.in_hand == 0
+
+
+def test_where_nobody_else_waits_even_a_late_one_is_tried(story: Scenario) -> None:
+    story.join("w1", inference_ms=200.0)
+    story.ask("taken")
+    late = story.ask("late", deadline_s=0.3)
+    story.now += 0.2
+    story.finish("w1")
+    story.now += 0.05  # faster than it was expected to be
+    story.finish("w1")
+    assert story.outcome(late) == "result"
+
+
 def test_the_observation_that_it_takes_the_place_of_is_not_before_it(story: Scenario) -> None:
     story.join("w1", inference_ms=400.0)
     story.ask("taken")
-    story.ask("other", deadline_s=0.5)
-    assert story.outcome(story.ask("arm", deadline_s=0.5)) == "waiting"
-    newer = story.ask("arm", deadline_s=0.6)
+    story.ask("other", deadline_s=0.9)
+    assert story.outcome(story.ask("arm", deadline_s=0.9)) == "waiting"
+    newer = story.ask("arm", deadline_s=1.0)
     assert story.outcome(newer) == "waiting"
 
 

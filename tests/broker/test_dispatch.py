@@ -32,7 +32,9 @@ def test_nobody_is_free() -> None:
     assert chosen(worker("full", held=1)) == "nobody"
 
 
-@pytest.mark.parametrize("state", set(WorkerState) - {WorkerState.READY})
+@pytest.mark.parametrize(
+    "state", [state for state in WorkerState if state is not WorkerState.READY]
+)
 def test_only_ready_workers_have_slots(state: WorkerState) -> None:
     assert chosen(worker("w", slots=4, state=state)) == "nobody"
 

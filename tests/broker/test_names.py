@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from broker.config import BrokerConfig
 from broker.names import GRACE_S, NAMELESS_GRACE_S
 from broker.workers import FORGOTTEN_S
 from client import errors
@@ -224,3 +225,28 @@ def test_metadata_is_the_workers_own(story: Scenario) -> None:
     assert story.request("arm", "metadata", policy="alhoa")["code"] == "unknown_policy"
     story.join("w2", "droid")
     assert story.request("arm", "metadata")["code"] == "ambiguous_policy"
+
+
+def test_who_asks_for_an_expected_policy_waits_for_its_first_worker() -> None:
+    story = Scenario(BrokerConfig(policies=["aloha"]))
+    named, nameless = story.ask("arm", policy="aloha", deadline_s=60.0), story.ask("other")
+    story.after(1.0)
+    assert story.outcome(named) == story.outcome(nameless) == "waiting"
+    story.join("w1", "aloha")
+    story.finish("w1")
+    story.finish("w1")
+    assert story.outcome(named) == story.outcome(nameless) == "result"
+    assert story.outcome(story.ask("arm", policy="alhoa")) == "unknown_policy"
+
+
+def test_expected_policies_make_no_name_ambiguous_whoever_serves() -> None:
+    story = Scenario(BrokerConfig(policies=["aloha", "droid"]))
+    assert story.outcome(story.ask("arm")) == "ambiguous_policy"
+    story.join("w1", "droid")
+    assert story.outcome(story.ask("arm")) == "ambiguous_policy"
+
+
+def test_metadata_of_an_expected_policy_may_be_asked_for_again() -> None:
+    story = Scenario(BrokerConfig(policies=["aloha"]))
+    answer = story.request("arm", "metadata", policy="aloha")
+    assert (answer["code"], answer["retry_after_ms"] > 0) == ("no_worker", True)

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pytest
 
-from conf.flags import READER_GONE
 from scripts.local.forks import die_with
 from scripts.local.processes import free_ports
 
@@ -217,19 +216,3 @@ def test_without_its_extra_it_says_which_one_to_install(missing: str) -> None:
     assert "pip install 'zmq-policy-broker[broker]'" in done.stderr
     assert missing in done.stderr
     assert len(done.stderr.splitlines()) == 1
-
-
-def test_help_may_be_cut_off_by_its_reader() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "broker", "--help"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            timeout=WAIT_S,
-            check=False,
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (READER_GONE, b"")

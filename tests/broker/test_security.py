@@ -105,6 +105,9 @@ def test_only_operators_see_the_status() -> None:
     assert guard().admit_robot("boss", b"s", header("status")).role is Role.operator
     with pytest.raises(Forbidden, match="ask as an operator"):
         guard().admit_robot("any", b"s", header("status"))
+    assert guard().admit_robot("boss", b"s", header("rollout")).role is Role.operator
+    with pytest.raises(Forbidden, match="ask as an operator"):
+        guard().admit_robot("any", b"s", header("rollout"))
 
 
 def test_a_worker_may_serve_its_policies_only() -> None:
@@ -116,6 +119,16 @@ def test_a_worker_may_serve_its_policies_only() -> None:
         doorman.admit_worker("gpu", b"w1", header("hello", policy="droid"))
     with pytest.raises(Forbidden, match="may serve aloha"):
         doorman.admit_worker("gpu", b"w1", header("hello"))
+
+
+def test_whoever_may_have_a_policy_may_have_its_versions() -> None:
+    doorman = guard()
+    doorman.admit_worker("gpu", b"w1", header("hello", policy="aloha@2"))
+    doorman.admit_robot("one", b"s", header(policy="aloha@2"))
+    with pytest.raises(Forbidden, match="may serve aloha"):
+        doorman.admit_worker("gpu", b"w1", header("hello", policy="droid@2"))
+    with pytest.raises(Forbidden, match="is for aloha"):
+        doorman.admit_robot("one", b"s", header(policy="droid@2"))
 
 
 def test_a_worker_cannot_speak_as_another_keys_worker() -> None:
@@ -197,5 +210,5 @@ def test_the_brokers_keys_must_be_a_pair(tmp_path: Path) -> None:
     make_folder(tmp_path)
     public, secret = zmq.curve_keypair()[0].decode(), zmq.curve_keypair()[1].decode()
     write(tmp_path / "broker.key", public_key=public, secret_key=secret)
-    with pytest.raises(ValueError, match="no pair"):
+    with pytest.raises(ValueError, match="do not belong together"):
         read_keys(tmp_path)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from client.wire import RequestId
+from broker.events import Command, RobotMessage, ToWorker
+from client.wire import MAX_CLIENT, MAX_STAGES, RequestId, decode_header, encode_header
 from tests.broker.scenario import Scenario
 
 
@@ -19,7 +20,7 @@ def test_the_whole_way(story: Scenario) -> None:
     ((worker, header),) = story.given
     assert worker == "w1"
     assert (header["kind"], header["id"], header["attempt"]) == ("infer", ask.id, 1)
-    assert (header["session"], header["epoch"]) == ("s", story.epoch)
+    assert header["epoch"] == story.epoch
     assert header["deadline_ms"] == pytest.approx(1000.0)
     story.after(0.04)
     story.finish("w1", timing={"infer_ms": 30.0})
@@ -222,3 +223,25 @@ def test_a_robot_whose_memory_cannot_be_reached_may_ask_again_by_bytes(story: Sc
     story.ask("arm", again=ask)
     story.finish("w1")
     assert story.outcome(ask) == "result"
+
+
+def test_a_robot_without_an_id_whose_routing_id_is_long() -> None:
+    """Its requests are named shortly: a worker's heartbeat has to name all that are in hand."""
+    story = Scenario()
+    story.join("w1", slots=3)
+    commands: list[Command] = []
+    for robot in (b"a" * 255, b"a" * 254 + b"b", b"a" * MAX_CLIENT):
+        header = {"v": 1, "kind": "infer", "policy": "p"}
+        message = RobotMessage(robot, (robot, b""), header, (b"body",))
+        commands += story.core.handle(message, story.now)
+    given = [each.header["id"] for each in commands if isinstance(each, ToWorker)]
+    assert len({id.client for id in given}) == 3
+    assert max(len(id.client) for id in given) == MAX_CLIENT
+
+
+def test_a_worker_of_another_hand_may_tell_as_many_stages_as_fit(story: Scenario) -> None:
+    """The broker adds its own, and a client refuses a header that has too many."""
+    story.join("w1")
+    ask = story.ask("arm")
+    story.finish("w1", timing={f"stage {number}": 1.0 for number in range(MAX_STAGES)})
+    assert decode_header(encode_header(ask.answers[0][1]))["timing"].keys() >= {"queue_ms"}

@@ -50,7 +50,7 @@ def test_a_death_that_the_monitor_told_before_the_socket_is_soon_proven(
     ask = given_to(story, "w1")
     story.join("w2")
     story.after(0.05)
-    story.tell(ConnectionLost((b"w1",)))  # the question still finds a way out
+    story.tell(ConnectionLost((b"w1",)))  # the probe still finds a way out
     story.after(socket_hears_s)
     story.gone.add("w1")
     story.after(by_s - socket_hears_s)

@@ -23,8 +23,8 @@ class Summary:
     """The count. `wrong`, `lost`, `late` and `untyped` are what must not be.
 
     lost: neither answer nor error came from `infer`, or the broker was silent beyond the deadline
-    though nothing was done to it or to the way there. late: raised more than `LATE_S` after the
-    deadline, time in which the machine could not run us taken off.
+    though nothing was done to it or to the way there, and the machine ran us. late: raised more
+    than `LATE_S` after the deadline, time in which the machine could not run us taken off.
     """
 
     requests: int
@@ -76,7 +76,14 @@ def summarize(
     """
     kinds = Counter(outcome.kind for outcome in outcomes)
     silences = [outcome for outcome in outcomes if outcome.kind == SILENT]
-    lost = [outcome for outcome in silences if not disturbed(outcome)]
+    # The robots and the proxies to the broker live in this process. A stall that is longer than
+    # what the broker's reason has in hand explains that it came too late.
+    lost = [
+        outcome
+        for outcome in silences
+        if not disturbed(outcome)
+        and stalled(outcome.started, outcome.ended) <= _reserve_s(outcome.deadline_s)
+    ]
     late = [
         outcome
         for outcome in outcomes
@@ -99,3 +106,8 @@ def summarize(
         worst_ms=max(took_ms),
         examples=[str(outcome) for outcome in (*strange, *lost, *late)][:10],
     )
+
+
+def _reserve_s(deadline_s: float) -> float:
+    """How long before a robot's deadline the broker's own is (`client.session` asks for that)."""
+    return min(0.1, 0.1 * deadline_s)

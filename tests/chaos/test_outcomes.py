@@ -36,6 +36,11 @@ def test_silence_is_a_loss_unless_the_way_was_disturbed() -> None:
     assert count(outcome("silence"), disturbed=True).errors == {"silence": 1}
 
 
+def test_silence_is_a_loss_unless_we_were_stalled_for_longer_than_the_broker_has_in_hand() -> None:
+    assert count(outcome("silence"), stall=0.09).lost == 1
+    assert count(outcome("silence"), stall=0.11).lost == 0
+
+
 def test_a_call_that_never_returned_is_a_loss() -> None:
     summary = count(outcome(), stuck=2)
     assert (summary.lost, summary.requests, summary.is_clean) == (2, 3, False)

@@ -52,7 +52,7 @@ def broken(request: Request) -> list[Frames]:
 
 
 def says(*frames: bytes) -> Script:
-    """Answer these bytes, whatever the question."""
+    """Answer these bytes, whatever the request."""
     return lambda request: [list(frames)]
 
 

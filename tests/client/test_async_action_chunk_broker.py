@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -20,6 +21,7 @@ from client.errors import (
     PolicyFailed,
     Starved,
 )
+from client.snapshot import _OURS_ALONE, _holders
 
 WAIT_S = 30.0
 ROWS, DIMS = 4, 2
@@ -123,6 +125,36 @@ def test_an_observation_is_copied_when_it_is_asked_with(loops: Any) -> None:
     assert obs["images"]["cam"].tolist() == [[0.0, 0.0], [0.0, 0.0]]
     assert obs["prompt"] == "go"
     assert options == {}
+
+
+def asked(loop: Loop, number: float) -> dict[str, Any]:
+    """Step until a chunk is asked for, and answer; the observation that it was asked with."""
+    while not loop.broker._schedule.is_asking:
+        loop.step(number)
+    obs, options = loop.policy.asked.get(timeout=WAIT_S)
+    loop.policy.asked.put((obs, options))
+    loop.answer(chunk(0))
+    return obs
+
+
+def test_a_policy_may_keep_observations(loops: Any) -> None:
+    loop = loops()
+    kept = [asked(loop, number) for number in (1.0, 2.0, 3.0)]
+    assert [obs["state"].tolist() for obs in kept] == [[n] * 3 for n in (1.0, 2.0, 3.0)]
+
+
+def test_an_answered_observation_leaves_its_memory_to_the_next(loops: Any) -> None:
+    loop = loops()
+    places = []
+    for number in (1.0, 2.0, 3.0):
+        places.append(asked(loop, number)["state"].__array_interface__["data"][0])
+        arrays = loop.broker._snapshots._arrays
+        give_up = time.monotonic() + WAIT_S
+        # The thread lets go of it a moment after it has handed the answer over.
+        while _holders(arrays, ("state",)) != _OURS_ALONE:
+            assert time.monotonic() < give_up
+            time.sleep(0.001)
+    assert len({*places}) == 1
 
 
 def test_a_leftover_travels_as_keywords(loops: Any) -> None:
@@ -299,3 +331,29 @@ def test_steps_from_several_threads_hand_out_each_action_once(loops: Any) -> Non
     for thread in threads:
         thread.join(WAIT_S)
     assert sorted(got.queue) == list(range(400))
+
+
+class Told(Gate):
+    """A policy that takes the count of held steps, as `ZmqPolicyClient` does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.held: list[int] = []
+
+    def tell_held(self, steps: int) -> None:
+        self.held.append(steps)
+
+
+def test_each_request_tells_how_many_steps_were_held_before_it(loops: Any) -> None:
+    policy = Told()
+    loop = loops(policy)
+    loop.step()
+    loop.answer(chunk(0))
+    for _ in range(ROWS + 3):  # the second request is out, and three steps have no action
+        loop.step()
+    assert loop.broker.statistics().held == 3
+    loop.answer(chunk(0))
+    for _ in range(ROWS):
+        loop.step()
+    loop.answer(chunk(0))
+    assert policy.held == [0, 0, 3]

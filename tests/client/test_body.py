@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from unittest import mock
 
@@ -146,3 +149,28 @@ def test_an_endless_observation_is_refused() -> None:
     endless["again"] = endless
     with pytest.raises(BadObservation):
         encode_body(endless)
+
+
+def test_a_failure_leaves_nothing_behind_for_the_next_observation() -> None:
+    before = [bytes(frame) for frame in encode_body({"image": IMAGE, "state": [1.0]})]
+    for broken in ({"image": IMAGE, "b": object()}, {"b": object(), "image": IMAGE}):
+        with pytest.raises(BadObservation):
+            encode_body(broken)
+    assert [bytes(frame) for frame in encode_body({"image": IMAGE, "state": [1.0]})] == before
+
+
+def test_threads_encode_at_the_same_time() -> None:
+    images = [np.full((64, 256), number, np.uint8) for number in range(64)]
+    with ThreadPoolExecutor(8) as threads:
+        all_frames = threads.map(lambda image: encode_body({"image": image, "n": image[0]}), images)
+    for image, frames in zip(images, all_frames, strict=True):
+        assert_same(decode_body(frames), {"image": image, "n": image[0]})
+
+
+def test_arrays_that_were_sent_are_not_kept_alive() -> None:
+    image = IMAGE.copy()
+    last = weakref.ref(image)
+    frames = encode_body({"image": image})
+    del frames, image
+    gc.collect()
+    assert last() is None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import threading
 from typing import Any
 
 import numpy as np
@@ -28,6 +30,25 @@ def encode(observation: Any, codec: str = "png", quality: int = 95) -> Any:
         return encoder.encode(observation)
     finally:
         encoder.close()
+
+
+@pytest.mark.parametrize("cores", [1, 2])
+def test_images_are_encoded_at_once_where_there_are_cores_for_it(cores: int) -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < cores:
+        pytest.skip("this machine has one core")
+    before = set(threading.enumerate())
+    encoder = ImageEncoder("png")
+    os.sched_setaffinity(0, sorted(allowed)[:cores])  # of this thread alone
+    try:
+        marked = encoder.encode({"left": PICTURE, "right": PICTURE[::-1]})
+        started = set(threading.enumerate()) - before
+    finally:
+        os.sched_setaffinity(0, allowed)
+        encoder.close()
+    assert bool(started) is (cores > 1)
+    np.testing.assert_array_equal(decoded(marked["left"]), PICTURE)
+    np.testing.assert_array_equal(decoded(marked["right"]), PICTURE[::-1])
 
 
 def test_raw_leaves_everything_as_it_is() -> None:

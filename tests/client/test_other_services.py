@@ -56,7 +56,7 @@ def test_a_service_that_answers_and_hangs_up(says: bytes, listens: bool, resets:
         service(says, listens=listens, resets=resets) as port,
         pytest.raises(errors.ConnectionRefusedByPeer, match="something else answers"),
     ):
-        ZmqPolicyClient("127.0.0.1", port, connect_timeout_s=0.4)
+        ZmqPolicyClient("127.0.0.1", port, connect_timeout_s=2.0)
 
 
 @pytest.mark.parametrize("says", [SSH, b""], ids=["ssh", "nothing"])
@@ -70,6 +70,29 @@ def test_a_short_last_wait_does_not_forget_what_answered(
         pytest.raises(errors.ConnectionRefusedByPeer, match="something else answers"),
     ):
         ZmqPolicyClient("127.0.0.1", port, connect_timeout_s=0.4)
+
+
+def test_a_peer_that_hangs_up_at_once_is_asked_less_and_less_often() -> None:
+    """By itself, libzmq tries again a hundred times a second, as each connection is accepted."""
+    accepted = 0
+    stopped = threading.Event()
+
+    def hang_up() -> None:
+        nonlocal accepted
+        while not stopped.is_set():
+            with suppress(OSError):
+                server.accept()[0].close()
+                accepted += 1
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.05)
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        with pytest.raises(errors.ConnectionRefusedByPeer, match="something else answers"):
+            ZmqPolicyClient("127.0.0.1", server.getsockname()[1], connect_timeout_s=3.0)
+        stopped.set()
+        thread.join()
+    assert 5 <= accepted <= 40
 
 
 def test_who_hung_up_once_and_is_not_there_any_more() -> None:

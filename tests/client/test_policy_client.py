@@ -107,7 +107,7 @@ def test_metadata(broker: ScriptedBroker, client: ZmqPolicyClient) -> None:
     assert broker.requests[0].header["kind"] == "metadata"
 
 
-@pytest.mark.parametrize("cls", set(BY_CODE.values()) - {errors.Draining})
+@pytest.mark.parametrize("cls", sorted(set(BY_CODE.values()) - {errors.Draining}, key=str))
 def test_every_error_is_raised_as_its_class(cls: type[errors.PolicyError]) -> None:
     with (
         ScriptedBroker(fails(cls.code(), retry_after_ms=250.0)) as broker,
@@ -234,3 +234,20 @@ def test_a_closed_client(broker: ScriptedBroker) -> None:
     for call in (lambda: client.infer({}), client.reset, client.get_server_metadata):
         with pytest.raises(errors.ClientClosed):
             call()
+
+
+def test_held_steps_go_with_every_request_once_they_are_told(
+    broker: ScriptedBroker, client: ZmqPolicyClient
+) -> None:
+    told: list[Any] = []
+
+    def answer(request: Request) -> list[Any]:
+        told.append(request.header.get("held"))
+        return [request.reply({"actions": np.zeros((1, 1))})]
+
+    for steps in (None, 0, 7):
+        if steps is not None:
+            client.tell_held(steps)
+        broker.then(answer)
+        client.infer({})
+    assert told == [None, 0, 7]

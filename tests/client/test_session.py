@@ -56,7 +56,7 @@ def fails(header: Header, error: errors.PolicyError) -> Sequence[zmq.Frame]:
 
 def asked(session: Session, now: float = 0.0) -> Header:
     header = header_of(session.ask("infer", BODY, UNTIL, now))
-    assert session.sent() == Wait(UNTIL)
+    assert session.sent() == Wait(UNTIL, may_be_long=True)
     return header
 
 
@@ -246,3 +246,38 @@ def test_silence_after_a_restart_is_not_told_as_the_old_brokers_end(session: Ses
     outcome = session.wake(UNTIL)
     assert isinstance(outcome, Failed)
     assert isinstance(outcome.error, errors.DeadlineExceeded)
+
+
+def answered(session: Session, **fields: Any) -> Header:
+    """Ask and be answered; returns what was asked."""
+    header = asked(session)
+    assert isinstance(session.received(reply(header, **fields), 0.1), Done)
+    return header
+
+
+def test_the_version_that_answered_is_told_with_the_next_request(session: Session) -> None:
+    assert "version" not in answered(session, version="aloha@2")
+    assert answered(session, version="aloha@3")["version"] == "aloha@2"
+    assert answered(session)["version"] == "aloha@3"
+    assert "version" not in answered(session)  # the last one named none
+
+
+def test_another_episode_begins_without_a_version(session: Session) -> None:
+    answered(session, version="aloha@2")
+    session.fields["session"] = "another"
+    assert "version" not in asked(session)
+
+
+def test_a_reset_forgets_the_version(session: Session) -> None:
+    answered(session, version="aloha@2")
+    header = header_of(session.ask("reset", [], UNTIL, 1.0))
+    session.sent()
+    session.received(reply(header, "pong"), 1.1)
+    assert "version" not in asked(session)
+
+
+def test_an_error_does_not_forget_the_version(session: Session) -> None:
+    answered(session, version="aloha@2")
+    header = asked(session)
+    session.received(fails(header, errors.Overloaded("later")), 1.0)
+    assert asked(session)["version"] == "aloha@2"

@@ -9,7 +9,7 @@ import zmq
 
 from client import errors
 from client.session import Done, Failed, Send, Session, Wait
-from client.shared_memory import FIRST_PAUSE_S
+from client.shared_memory import FIRST_PAUSE_S, Written
 from client.wire import FROM_CLIENT, Header, decode_header, encode_header
 
 HERE = b"here"
@@ -28,7 +28,8 @@ class Talk:
     def ask(self, reference: bytes | None = None, body: Any = None, kind: str = "infer") -> None:
         """Ask for a chunk; what leaves is in `header` and `frames`."""
         body = BODY if body is None else body
-        self._take(self.session.ask(kind, body, self.now + 10.0, self.now, reference))
+        written = None if reference is None else Written(reference, 7)
+        self._take(self.session.ask(kind, body, self.now + 10.0, self.now, written))
 
     def hears(self, kind: str, **fields: Any) -> Any:
         """The broker answers; returns what follows, if nothing is sent again."""
@@ -93,6 +94,7 @@ def test_what_else_is_answered_does_not_count(talk: Talk) -> None:
 def test_a_reference_travels_in_place_of_the_buffers(talk: Talk) -> None:
     talk.ask(reference=b"reference")
     assert (talk.header["memory"], talk.frames) == (b"reference", BODY[:1])
+    assert talk.header["written"] == 7
     assert "host" not in talk.header
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from client.errors import ProtocolError
 from client.shared_memory import (
+    COUNT,
     F_GET_SEALS,
     FIRST_PAUSE_S,
     LONGEST_PAUSE_S,
@@ -31,7 +32,7 @@ SOUND = Reference(4711, 9, 4096, b"n" * NONCE_BYTES, [(64, 100), (192, 0)])
 def write(memory: SharedMemory, *buffers: bytes) -> Reference:
     packed = memory.write([memoryview(buffer) for buffer in buffers])
     assert packed is not None
-    return Reference.unpack(packed)
+    return Reference.unpack(packed.reference)
 
 
 def stored(reference: Reference) -> list[bytes]:
@@ -69,6 +70,17 @@ def test_a_larger_observation_gets_a_larger_region_and_the_old_one_is_given_back
     memory.close()
 
 
+def test_each_writing_has_a_count_which_stands_in_the_region() -> None:
+    memory = SharedMemory()
+    for expected in (1, 2, 3):
+        written = memory.write([b"one"])
+        assert written is not None
+        reference = Reference.unpack(written.reference)
+        stands = os.pread(reference.fd, COUNT.stop - COUNT.start, COUNT.start)
+        assert written.times == int.from_bytes(stands, "little") == expected
+    memory.close()
+
+
 def test_its_size_cannot_be_changed_by_anybody() -> None:
     memory = SharedMemory()
     reference = write(memory, b"a")
@@ -84,7 +96,7 @@ def test_arrays_of_any_dtype_are_copied_byte_for_byte() -> None:
     array = np.arange(10_000, dtype=np.float64)
     packed = memory.write([array.reshape(-1).view(np.uint8).data])
     assert packed is not None
-    (data,) = stored(Reference.unpack(packed))
+    (data,) = stored(Reference.unpack(packed.reference))
     assert data == array.tobytes()
     memory.close()
 
@@ -112,7 +124,7 @@ def test_the_longest_reference_fits_its_header_field() -> None:
     memory = SharedMemory()
     packed = memory.write([bytes(20_000)] * (MAX_FRAMES - 2))
     assert packed is not None
-    assert len(packed) <= MAX_MEMORY
+    assert len(packed.reference) <= MAX_MEMORY
     memory.close()
 
 

@@ -67,5 +67,5 @@ def assert_same(got: Any, sent: Any, path: str = "") -> None:
         assert got.shape == sent.shape, path
         assert got.tobytes() == sent.tobytes(), path
     else:
-        assert got == sent, path
+        assert got == sent or (got != got and sent != sent), path  # NaN equals nothing
         assert isinstance(sent, type(got)), path

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 import re
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from broker.config import BrokerConfig
 from conf.compose import FOLDER, ConfigError, compose, usage
-from conf.overrides import as_hydra_takes_them
+from conf.overrides import as_hydra_takes_them, named_as_groups
 from worker.config import WorkerConfig
 
 
@@ -314,6 +315,24 @@ def test_help_lists_the_choices_of_every_group() -> None:
     for group in ("env", "model", "policy", "recipe", "runtime"):
         (listed,) = re.findall(rf"^  {group}=\{{(.+)\}}$", text, re.MULTILINE)
         assert set(listed.split(",")) == {file.stem for file in (FOLDER / group).glob("*.yaml")}
+
+
+@dataclass
+class _Ours:
+    """Settings of which one has the name of a group, as a rollout's has."""
+
+    policy: str | None = None
+    words: list[str] = field(default_factory=list)
+
+
+def test_a_setting_may_have_a_groups_name_and_a_list_may_hold_settings() -> None:
+    named = named_as_groups("broker", _Ours, ["policy=aloha", "words=[a]", "+policy=b"])
+    assert named == ({"policy": "aloha"}, ["words=[a]", "+policy=b"])
+    assert named_as_groups("broker", _Ours, ["policy=null"]) == ({"policy": None}, [])
+    assert named_as_groups("worker", WorkerConfig, ["policy=echo"]) == ({}, ["policy=echo"])
+    words = ["words=[a=b, 'c=d, e', f={g: 1, h: 2}, i]"]
+    (override,) = as_hydra_takes_them("broker", _Ours, words)
+    assert override == "words=['a=b','c=d, e','f={g: 1, h: 2}',i]"
 
 
 def test_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

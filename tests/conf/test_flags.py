@@ -21,6 +21,8 @@ QUICK = [
     "scripts.status",
     "scripts.simple_client",
     "scripts.demo",
+    "scripts.fleet",
+    "scripts.rollout",
     "scripts.rendering",
 ]
 SLOW = [

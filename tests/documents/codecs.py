@@ -17,7 +17,6 @@ from tests.documents import written
 ROOT = Path(__file__).parents[2]
 DOCUMENT = ROOT / "docs" / "image_codecs.md"
 RESULT = ROOT / "benchmarks" / "results" / "codecs.json"
-BEGIN, END = "<!-- codecs: begin -->", "<!-- codecs: end -->"
 
 Row = dict[str, Any]
 
@@ -28,10 +27,6 @@ def render(document: str, result: Path) -> str:
     Raises:
         ValueError: the document has no place for them.
     """
-    before, found, rest = document.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise ValueError("the document has no marks for what was measured")
     content = json.loads(result.read_text())
     when = f"({content['measured'][:10]}, {content['machine']})"
     lines = [
@@ -43,16 +38,16 @@ def render(document: str, result: Path) -> str:
         "",
         *_costs(content["costs"]),
     ]
-    return "\n".join([f"{before}{BEGIN}", *lines, f"{END}{after}"])
+    return written.replace_part(document, "codecs", lines)
 
 
 def _actions(rows: Sequence[Row]) -> list[str]:
     models = _distinct(row["model"] for row in rows)
-    lines = _head("codec", *models)
+    lines = []
     for codec in _distinct(row["codec"] for row in rows):
         cells = {row["model"]: row for row in rows if row["codec"] == codec}
-        lines.append(_line(codec, *(_change(cells[model]) for model in models)))
-    return lines
+        lines.append((codec, *(_change(cells[model]) for model in models)))
+    return written.table(("codec", *models), lines)
 
 
 def _change(row: Row) -> str:
@@ -63,11 +58,12 @@ def _change(row: Row) -> str:
 
 def _costs(rows: Sequence[Row]) -> list[str]:
     pictures = _distinct((row["picture"], row["size"]) for row in rows)
-    lines = _head("codec", *(f"{picture}, {size}" for picture, size in pictures))
+    lines = []
     for codec in _distinct(row["codec"] for row in rows):
         cells = {(r["picture"], r["size"]): r for r in rows if r["codec"] == codec}
-        lines.append(_line(codec, *(_cost(cells[picture]) for picture in pictures)))
-    return lines
+        lines.append((codec, *(_cost(cells[picture]) for picture in pictures)))
+    heads = (f"{picture}, {size}" for picture, size in pictures)
+    return written.table(("codec", *heads), lines)
 
 
 def _cost(row: Row) -> str:
@@ -75,14 +71,6 @@ def _cost(row: Row) -> str:
     if not row["encode_us"]:
         return size
     return f"{size}, {row['encode_us']:.0f} + {row['decode_us']:.0f}"
-
-
-def _head(*cells: str) -> list[str]:
-    return [_line(*cells), _line(*(["---"] * len(cells)))]
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
 
 
 def _distinct(values: Iterable[Any]) -> list[Any]:

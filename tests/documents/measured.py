@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,6 @@ from tests.documents import written
 
 ROOT = Path(__file__).parents[2]
 DOCUMENT, RESULTS = ROOT / "docs" / "measurements.md", ROOT / "benchmarks" / "results"
-BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 Result = Mapping[str, Any]
 _PARTS = {
@@ -24,6 +23,7 @@ _PARTS = {
     "broker": "The broker is killed and restarted",
     "load": "Many clients for a minute, without and with deaths",
     "peers": "One bad peer among robots",
+    "two brokers": "One of two brokers is killed or restarted",
 }
 
 
@@ -43,7 +43,7 @@ def _faults(result: Result) -> list[str]:
             for row in result[part]["figures"]
         ]
         lines += [f"**{title}** ({_when(result[part])})", ""]
-        lines += [*_table(("figure", "value", "at most", "met"), rows), ""]
+        lines += [*written.table(("figure", "value", "at most", "met"), rows), ""]
     return lines[:-1]
 
 
@@ -86,7 +86,7 @@ def _fuzz(result: Result) -> list[str]:
         )
         for target, each in result.items()
     ]
-    return _table(("target", "inputs", "time", "edges reached", "crashes"), rows)
+    return written.table(("target", "inputs", "time", "edges reached", "crashes"), rows)
 
 
 def _scheduling(result: Result) -> list[str]:
@@ -100,7 +100,7 @@ def _scheduling(result: Result) -> list[str]:
         f"At {largest['robots']:,} robots and {largest['workers']} workers at most "
         f"{result['bar_us']:g} µs. ({_when(result)})"
     )
-    return [*_table(heads, rows), "", bar]
+    return [*written.table(heads, rows), "", bar]
 
 
 def _beats(row: Result) -> str:
@@ -127,26 +127,12 @@ def render(document: str, results: Path) -> str:
     Raises:
         ValueError: the document has no place for it.
     """
-    before, found, rest = document.partition(BEGIN)
-    _, closed, after = rest.partition(END)
-    if not (found and closed):
-        raise ValueError("the document has no marks for what was measured")
     lines: list[str] = []
     for name, (title, command, show) in _SECTIONS.items():
         path = results / f"{name}.json"
         shown = show(json.loads(path.read_text())) if path.exists() else ["Not run yet."]
         lines += [f"### {title}", "", f"`{command}`", "", *shown, ""]
-    body = "\n".join(lines)
-    return f"{before}{BEGIN}\n{body}{END}{after}"
-
-
-def _table(heads: Iterable[str], rows: Iterable[Iterable[str]]) -> list[str]:
-    heads = list(heads)
-    return [_row(heads), _row(["---"] * len(heads)), *map(_row, rows)]
-
-
-def _row(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return written.replace_part(document, "measured", lines[:-1])
 
 
 def _counts(counts: Mapping[str, int]) -> str:

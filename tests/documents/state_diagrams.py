@@ -40,12 +40,7 @@ def render(document: str) -> str:
         ("worker", diagram(WORKER_MOVES, WorkerState.WARMING)),
         ("request", diagram(REQUEST_MOVES, RequestState.WAITING)),
     ):
-        begin, end = f"<!-- {name} states: begin -->", f"<!-- {name} states: end -->"
-        before, found, rest = document.partition(begin)
-        _, closed, after = rest.partition(end)
-        if not (found and closed):
-            raise ValueError(f"the document has no marks for the {name} states")
-        document = f"{before}{begin}\n{drawing}\n{end}{after}"
+        document = written.replace_part(document, f"{name} states", [drawing])
     return document
 
 

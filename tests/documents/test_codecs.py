@@ -10,7 +10,9 @@ import pytest
 
 from benchmarks.codecs import CODECS
 from client.image_codecs import FULL_CHROMA, HALF_CHROMA, encode_jpeg
-from tests.documents.codecs import BEGIN, DOCUMENT, END, RESULT, render
+from tests.documents.codecs import DOCUMENT, RESULT, render
+
+BEGIN, END = "<!-- codecs: begin -->", "<!-- codecs: end -->"
 
 
 def measured(part: str) -> list[dict[str, Any]]:

@@ -11,7 +11,9 @@ import pytest
 from benchmarks.figures import Figure, save
 from tests.chaos.__main__ import Plan, Report
 from tests.chaos.outcomes import summarize
-from tests.documents.measured import BEGIN, DOCUMENT, END, RESULTS, render
+from tests.documents.measured import DOCUMENT, RESULTS, render
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 
 EMPTY = f"before\n{BEGIN}\nold\n{END}\nafter\n"
 

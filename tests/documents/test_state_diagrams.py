@@ -13,5 +13,5 @@ def test_the_document_shows_the_tables_as_they_are() -> None:
 
 
 def test_a_document_without_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match="no marks for the worker states"):
+    with pytest.raises(ValueError, match="no marks for .worker states"):
         render("nothing here")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
-from scripts.local.processes import Processes
+from scripts.local.processes import Process, Processes
 from tests.e2e.stack import Stack
 
 
@@ -38,3 +39,38 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         yield stack
         stack.close()
         assert all(worker.is_alive() for worker in workers)
+
+
+@pytest.fixture(autouse=True)
+def hang_up(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No robot of a shared stack outlives its test: a process may have only so many sockets."""
+    yield
+    for name in {"shared", "tapped"}.intersection(request.fixturenames):
+        owner = request.getfixturevalue(name)
+        (owner if isinstance(owner, Stack) else owner.stack).hang_up()
+
+
+class TapSite(NamedTuple):
+    """A broker with a tap and a worker `echo`."""
+
+    stack: Stack
+    broker: Process
+    tap: str
+
+
+@pytest.fixture(scope="session")
+def tapped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TapSite]:
+    """One for all tests, which must leave it unharmed. It keeps 6 MB for each listener."""
+    folder = tmp_path_factory.mktemp("tapped")
+    with Processes(folder / "logs") as processes:
+        stack = Stack(processes, folder)
+        tap = f"ipc://{folder / 'tap'}"
+        limits = ("limits.max_bytes=1000000", "limits.max_tap_bytes=6000000")
+        broker = stack.broker(f"tap={tap}", *limits)
+        worker = stack.worker("echo")
+        broker.wait_ready()
+        worker.wait_ready()
+        yield TapSite(stack, broker, tap)
+        stack.close()
+        assert broker.is_alive()
+        assert worker.is_alive()

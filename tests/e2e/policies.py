@@ -69,6 +69,14 @@ class Faulty:
         return {"actions": np.zeros((5, 2)), "seed": observation["seed"]}
 
 
+class Obedient:
+    """Answers with the actions that the observation has."""
+
+    def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """As `wanted`, (horizon, action dim)."""
+        return {"actions": observation["wanted"]}
+
+
 class FragileDevice(Gate):
     """The first of several that infers loses its device; `lost` then holds its process id."""
 

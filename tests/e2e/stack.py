@@ -90,11 +90,15 @@ class Stack:
         """Ask again and again until an error ends it."""
         return self._threads.submit(_for_ever, self.client(**options), observation)
 
+    def hang_up(self) -> None:
+        """Close all robots so far."""
+        while self._clients:
+            self._clients.pop().close()
+
     def close(self) -> None:
         """Hang up; the processes are stopped by whoever owns them."""
         self._threads.shutdown()
-        for client in self._clients:
-            client.close()
+        self.hang_up()
 
     def _start(self, module: str, *settings: str) -> Process:
         self._count += 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import pytest
 
+from conf.flags import READER_GONE
 from tests.e2e.stack import WAIT_S, Stack
 
 
@@ -75,3 +77,20 @@ def test_a_port_that_is_taken_is_exit_code_3(shared: Stack) -> None:
     assert done.returncode == 3
     assert "Is another broker running there?" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("module", ["broker", "worker"])
+def test_help_may_be_cut_off_by_its_reader(module: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", module, "--help"],
+            stdout=writer,
+            stderr=subprocess.PIPE,
+            timeout=WAIT_S,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert (done.returncode, done.stderr) == (READER_GONE, b"")

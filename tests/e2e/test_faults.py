@@ -13,6 +13,7 @@ import pytest
 from client import errors
 from scripts.local.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
+from tests.worker.test_connection import close, stranger
 from worker.events import BROKEN
 
 QUICKLY_S = 10.0  # a second on a machine with nothing else to do
@@ -163,7 +164,7 @@ def test_both_stop_when_asked_to(stack: Stack, number: signal.Signals, busy: boo
     broker, worker = stack.broker(), stack.gate()
     worker.wait_ready()
     if busy:
-        stack.infer({}, timeout_s=0.5)
+        stack.infer({}, timeout_s=5.0)
         mid_request(stack, worker)
     for process in (worker, broker):
         os.kill(process.pid, number)
@@ -210,9 +211,10 @@ def test_no_worker(stack: Stack) -> None:
     with pytest.raises(errors.NoWorker):
         client.infer({}, deadline_s=0.5)
     with pytest.raises(errors.NoWorker, match="start one"):
-        client.get_server_metadata()
+        stack.client(timeout_s=1.0).get_server_metadata()
+    # It waits as long as such a worker may still be on its way, which the broker decides.
     with pytest.raises(errors.UnknownPolicy, match="nothing is served yet"):
-        stack.client(policy="echo").infer({})
+        stack.client(policy="echo").infer({}, deadline_s=WAIT_S)
 
 
 @pytest.mark.parametrize("difference", [{"digest": "other"}, {"horizon": 6}])
@@ -252,3 +254,15 @@ def test_metadata_that_cannot_be_sent(stack: Stack) -> None:
     assert worker.wait(WAIT_S) == 3
     assert "robot: object cannot be sent" in worker.log.read_text()
     assert "Traceback" not in worker.log.read_text()
+
+
+def test_a_broker_that_comes_where_somebody_hung_up_gets_the_worker(stack: Stack) -> None:
+    with stranger(stack.backend, close) as times:
+        worker = stack.worker("echo")
+        eventually(lambda: len(times) > 8, "it has tried")
+        eventually(lambda: "not as a broker for us" in worker.log.read_text(), "it is told")
+    stack.broker()
+    worker.wait_ready()
+    assert worker.log.read_text().count("not as a broker for us") == 1
+    with stack.client() as client:
+        assert client.infer({"tag": 1})["observation"] == {"tag": 1}

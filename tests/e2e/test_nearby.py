@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import resource
+import socket
 from functools import partial
 from pathlib import Path
 
@@ -11,13 +13,13 @@ from scripts.local.processes import Process
 from tests.e2e.stack import WAIT_S, Stack, eventually
 
 MIRROR = "{_target_: tests.e2e.policies.Mirror}"
-MOVED = "going on by ipc://@zmq-policy-broker-"
+MOVED = "switching to ipc://@zmq-policy-broker-"
 
 
 def addresses(worker: Process) -> list[str]:
     """The shorter ways that a worker has taken so far."""
     lines = worker.log.read_text().splitlines()
-    return [line.partition("going on by ")[2] for line in lines if MOVED in line]
+    return [line.partition("switching to ")[2] for line in lines if MOVED in line]
 
 
 def _has_moved(worker: Process, times: int) -> bool:
@@ -52,6 +54,37 @@ def test_it_finds_the_next_broker_by_tcp_and_moves_again(stack: Stack) -> None:
         assert client.infer({"again": life})["seen"] == {"again": life}
         eventually(partial(_has_moved, worker, life), "it has moved again")
     assert len(set(addresses(worker))) == 4
+
+
+def test_it_stays_with_tcp_where_the_broker_says_so(stack: Stack) -> None:
+    stack.broker("nearby=false")
+    worker = stack.staged("Mirror")
+    worker.wait_ready()
+    assert stack.client().infer({"tag": 1})["seen"] == {"tag": 1}
+    assert (addresses(worker), has_tcp(worker)) == ([], True)
+
+
+def test_a_broker_short_of_descriptors_sends_nobody_to_where_the_last_one_would_end_it(
+    stack: Stack,
+) -> None:
+    broker = stack.broker()
+    broker.wait_ready()
+    nearby = stack.staged("Mirror")
+    nearby.wait_ready()
+    used, descriptors = len(os.listdir(f"/proc/{broker.pid}/fd")), resource.RLIMIT_NOFILE
+    soft, hard = resource.prlimit(broker.pid, descriptors)
+    resource.prlimit(broker.pid, descriptors, (used + 10, hard))
+    late = stack.staged("Mirror")
+    late.wait_ready()
+    assert addresses(nearby)
+    assert (addresses(late), has_tcp(late)) == ([], True)
+    crowd = [socket.create_connection(("127.0.0.1", stack.frontend)) for _ in range(50)]
+    nearby.kill()
+    assert stack.client().infer({"tag": 1})["seen"] == {"tag": 1}
+    for each in crowd:
+        each.close()
+    assert broker.is_alive()
+    resource.prlimit(broker.pid, descriptors, (soft, hard))
 
 
 def test_a_broker_that_stops_in_order_is_followed_too(stack: Stack) -> None:

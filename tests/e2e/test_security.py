@@ -10,6 +10,7 @@ import socket as tcp
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,7 @@ from client import ZmqPolicyClient, errors
 from client.wire import RequestId, encode_header
 from scripts.keys import make, revoke
 from scripts.local.processes import Process, Processes
+from scripts.rollout.brokers import Broker
 from tests.e2e.site import PATIENCE_MS, PATIENCE_S, Site, ask, until
 
 OBSERVATION = {"state": np.arange(14.0), "image": np.zeros((64, 64, 3), np.uint8)}
@@ -42,6 +44,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Secured]:
         made.make("leg", Role.robot)
         made.make("gpu", Role.worker, "echo")
         made.make("boss", Role.operator)
+        made.make("ward", Role.operator, "echo", "other")
         made.broker = made.start_broker("limits.max_bytes=1000000", "log_format=json")
         made.worker = made.start_worker("echo", "policy=echo", "name=echo", key=made.key("gpu"))
         made.worker.wait_ready()
@@ -145,6 +148,25 @@ def test_only_an_operator_sees_the_status(site: Secured) -> None:
         assert told["counters"]["refused: forbidden"] >= 1
 
 
+def test_only_an_operator_rolls_out_and_only_its_policies(site: Secured) -> None:
+    def read(key: str, policy: str) -> dict[str, Any]:
+        broker = Broker(f"127.0.0.1:{site.port}", policy, str(site.key(key)))
+        try:
+            return broker.read()
+        finally:
+            broker.close()
+
+    for key in ("boss", "ward"):
+        assert read(key, "echo")["policy"] == "echo"
+    for key, policy, said in (
+        ("arm", "echo", "ask as an operator"),
+        ("leg", "echo", "ask as an operator"),
+        ("ward", "secret", "is for echo, other"),
+    ):
+        with pytest.raises(errors.Forbidden, match=said):
+            read(key, policy)
+
+
 def test_slow_and_oversized_peers_are_cut_off_while_a_robot_goes_on(site: Secured) -> None:
     before = counters(site)
     half_open = [tcp.create_connection(("127.0.0.1", site.port)) for _ in range(20)]
@@ -208,7 +230,7 @@ def test_a_revoked_key_is_out_at_the_next_message(site: Secured) -> None:
     site.make("thief", Role.robot)
     os.kill(site.broker.pid, signal.SIGHUP)
     log = site.broker.log
-    until(lambda: "5 peers may connect" in log.read_text())
+    until(lambda: "6 peers may connect" in log.read_text())
     with (
         site.client(site.key("arm")) as arm,
         site.client(site.key("thief"), policy="echo") as thief,
@@ -220,7 +242,7 @@ def test_a_revoked_key_is_out_at_the_next_message(site: Secured) -> None:
         file.write_text(secret)
         file.chmod(0o600)
         os.kill(site.broker.pid, signal.SIGHUP)
-        until(lambda: "4 peers may connect" in log.read_text())
+        until(lambda: "5 peers may connect" in log.read_text())
         with pytest.raises(errors.Forbidden, match="revoked"):
             thief.infer(OBSERVATION)
         with pytest.raises(errors.Forbidden, match="unknown there"), site.client(file):
@@ -246,7 +268,7 @@ def test_a_revoked_worker_leaves(site: Secured) -> None:
     assert site.keys is not None
     site.make("gpu-2", Role.worker, "spare")
     os.kill(site.broker.pid, signal.SIGHUP)
-    until(lambda: site.broker.log.read_text().count("5 peers may connect") == 2)
+    until(lambda: site.broker.log.read_text().count("6 peers may connect") == 2)
     spare = site.start_worker("spare", "policy=noop", "name=spare", key=site.key("gpu-2"))
     spare.wait_ready()
     revoke(site.keys, "gpu-2")

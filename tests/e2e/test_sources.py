@@ -22,6 +22,11 @@ CHECKED = {
     # Between the processes of one command, which start each other.
     ("scripts/tiny/collect.py", "multiprocessing"),
     ("scripts/tiny/evaluate.py", "multiprocessing"),
+    ("benchmarks/fairness.py", "multiprocessing"),
+    ("benchmarks/fairness.py", "multiprocessing.sharedctypes"),
+    ("benchmarks/fairness.py", "multiprocessing.sharedctypes.Synchronized"),
+    ("benchmarks/fairness.py", "multiprocessing.synchronize"),
+    ("benchmarks/fairness.py", "multiprocessing.synchronize.Event"),
 }
 SAFE_LOADS = {"json"}  # modules whose `loads` is harmless
 

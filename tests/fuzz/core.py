@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from broker.config import BrokerConfig, Limits
 from broker.core import Core
@@ -24,6 +25,7 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from client.body import encode_body
 from client.errors import PolicyError
 from client.wire import (
     FROM_CLIENT,
@@ -53,11 +55,22 @@ _PASSING_S = (0.0, 0.0001, 0.01, 0.05, 0.1, 0.3, 1.1, 2.1, 11.0)
 _WAKES = 12  # that are obeyed while time passes; then the process stalls
 _EPOCH = 7
 _POLICIES = ("a", "b", "aa", None)
+_VERSIONS = ("a", "a@1", "a@2", None)
+_TOLD = (None, "a@1", "a@2", "a", "b@1")
+_PLANS: Sequence[dict[str, Any]] = (
+    {},
+    {"stable": "a@1", "candidate": "a@2", "share": 0.5},
+    {"stable": "a@2", "move": True},
+    {"stable": "a", "candidate": "a@1", "share": 1.0, "move": True},
+    {"retire": ["a@1"]},
+    {"stable": None, "retire": ["a", "a@2"]},
+    {"stable": [1], "candidate": {}},
+)
 _DEADLINES = (None, 0.0, 1e-9, 40.0, 500.0, 3000.0, LONGEST_MS)
 
 
 @dataclass
-class Question:
+class Request:
     """A robot's message that wants an answer, or several with one id while it is in hand."""
 
     header: Header
@@ -69,11 +82,13 @@ class Question:
 class History:
     """Plays one input."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, names: Sequence[str | None] = _POLICIES) -> None:
+        """`names`: of policies; the fourth is none."""
         self._choices = Choices(data)
+        self._names = names
         self._now = 1000.0
         self._core = Core(BrokerConfig(limits=LIMITS), _EPOCH, self._now)
-        self._questions: list[Question] = []
+        self._requests: list[Request] = []
         self._held: list[tuple[bytes, RequestId, int]] = []  # by workers: who, what, attempt
         self._beat = 0
         self._lives = [0, 0, 0, 0]
@@ -102,11 +117,11 @@ class History:
             if self._choices.exhausted:
                 break
             self._choices.pick(self._acts)()
-        while waiting := [question for question in self._questions if not question.closed]:
-            self._now = max(self._now, min(question.deadline for question in waiting)) + 0.1
+        while waiting := [request for request in self._requests if not request.closed]:
+            self._now = max(self._now, min(request.deadline for request in waiting)) + 0.1
             self._handle(Tick())
             _require(
-                all(question.closed or question.deadline > self._now for question in waiting),
+                all(request.closed or request.deadline > self._now for request in waiting),
                 "a request has no answer 100 ms after its deadline",
             )
         _require(self._core.in_hand == 0, f"{self._core.in_hand} requests are left")
@@ -130,7 +145,7 @@ class History:
         client = bytes([65 + choices.below(4)]) * 16
         if client[:1] != b"D":  # D gives no ids
             fields["id"] = [client, choices.pick((0, 1, 2, 3, 4, MAX_INT))]
-        for name, options in (("policy", _POLICIES), ("deadline_ms", _DEADLINES)):
+        for name, options in (("policy", self._names), ("deadline_ms", _DEADLINES)):
             value = choices.pick(options)
             if value is not None:
                 fields[name] = value
@@ -138,19 +153,21 @@ class History:
 
     def _ask(self) -> None:
         fields: Header = {"session": self._choices.pick(("", "x"))}
-        policy = self._choices.pick(_POLICIES)
+        policy = self._choices.pick(self._names)
         if policy:
             fields["policy"] = policy
         if self._choices.below(2):
             fields["id"] = [b"A" * 16, 0]
-        self._from_robot(self._choices.pick(("reset", "metadata", "ping", "status")), fields)
+        self._from_robot(
+            self._choices.pick(("reset", "metadata", "ping", "status", "rollout")), fields
+        )
 
     def _hello(self) -> None:
         choices = self._choices
         worker = self._worker()
         fields: Header = {
             "incarnation": bytes(16),
-            "policy": choices.pick(_POLICIES[:3]),
+            "policy": choices.pick(self._names[:3]),
             "digest": choices.pick(("", "", "", "other")),
             "state": choices.pick(("warming", "warming", "ready", "draining")),
         }
@@ -231,14 +248,21 @@ class History:
         deadline = self._now + header.get("deadline_ms", LIMITS.default_deadline_s * 1e3) / 1e3
         sizes = (1, 1, 1, 0, 60, LIMITS.max_bytes, LIMITS.max_bytes + 1)
         size = self._choices.pick(sizes) if header["kind"] == "infer" else 0
-        payload = (bytes(size),) if size else ()
-        question = Question(dict(header), deadline, size)
-        for older in self._questions:
+        payload: tuple[bytes, ...] = (bytes(size),) if size else ()
+        if self._names is _VERSIONS:
+            turn = len(self._requests)
+            if header["kind"] == "infer" and (told := _TOLD[turn % len(_TOLD)]):
+                header.setdefault("version", told)
+            if header["kind"] == "rollout":
+                plan = {"policy": "a", **_PLANS[turn % len(_PLANS)]}
+                payload = tuple(map(bytes, encode_body(plan, buffers=False)))
+        request = Request(dict(header), deadline, size)
+        for older in self._requests:
             same = "id" in header and older.header.get("id") == header["id"]
             if same and header["kind"] == "infer" and not older.closed:
-                question = older  # which of the envelopes gets the one answer is the core's matter
-        number = len(self._questions).to_bytes(2, "big")
-        self._questions.append(question)
+                request = older  # which of the envelopes gets the one answer is the core's matter
+        number = len(self._requests).to_bytes(2, "big")
+        self._requests.append(request)
         sender = header["id"].client if "id" in header else b"anonymous"
         self._handle(RobotMessage(sender, (number, b""), header, payload))
 
@@ -258,7 +282,7 @@ class History:
                 if unreachable is not None:
                     pending.append(unreachable)
             _require(len(pending) < 100, "consequences without end")
-        in_hand = {id(each): each.size for each in self._questions if not each.closed}
+        in_hand = {id(each): each.size for each in self._requests if not each.closed}
         _require(self._core.in_hand == len(in_hand) <= LIMITS.max_requests, "requests in hand")
         total = sum(in_hand.values())
         _require(total <= LIMITS.max_total_bytes, "too many bytes in hand")
@@ -267,10 +291,10 @@ class History:
     def _carry_out(self, command: Command) -> Event | None:
         if isinstance(command, ToRobot):
             header = decode_header(encode_header(command.header), TO_CLIENT)
-            question = self._questions[int.from_bytes(_raw(command.envelope[0]), "big")]
-            _require(not question.closed, "a second answer")
-            _require(header.get("id") == question.header.get("id"), "an answer to another id")
-            question.closed = True
+            request = self._requests[int.from_bytes(_raw(command.envelope[0]), "big")]
+            _require(not request.closed, "a second answer")
+            _require(header.get("id") == request.header.get("id"), "an answer to another id")
+            request.closed = True
         elif isinstance(command, ToWorker):
             header = decode_header(encode_header(command.header), TO_WORKER)
             if command.worker in self._dead:
@@ -287,13 +311,14 @@ def _raw(frame: Frame) -> bytes:
 
 
 def play(data: bytes) -> None:
-    """Play one input.
+    """Play one input: with policies of their own, and with versions of one.
 
     Raises:
         AssertionError: a promise was broken.
         Exception: any other would have ended the broker.
     """
-    History(data).play()
+    for names in (_POLICIES, _VERSIONS):
+        History(data, names).play()
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -61,7 +61,7 @@ def test_a_retry_after_is_never_longer_than_clients_believe() -> None:
 
 
 def test_a_lost_connection_is_asked_about_again_before_the_next_heartbeat() -> None:
-    # The monitor may be ahead of the socket: then the first question is taken for delivered.
+    # The monitor may be ahead of the socket: then the first probe is taken for delivered.
     core = core_with_worker()
     core.handle(Tick(), 0.0)
     asked_at = 0.001

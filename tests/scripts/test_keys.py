@@ -187,7 +187,7 @@ def test_a_secret_that_others_may_read_is_complained_of(
         ("nothing but words", "no key file"),
         ("[]", "holds no JSON object"),
         ("{}", "has no public_key"),
-        ('{"public_key": "KEY", "secret_key": "KEY", "broker_key": "KEY"}', "no pair"),
+        ('{"public_key": "KEY", "secret_key": "KEY", "broker_key": "KEY"}', "belong together"),
     ],
 )
 def test_a_file_that_is_no_key_is_named(tmp_path: Path, spoil: str, reason: str) -> None:

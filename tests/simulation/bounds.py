@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 from broker.core import Core
+from broker.shares import USUAL
 from broker.states import RequestState
 from broker.workers import Pool
+from client.names import base_of
 from tests.simulation.violation import Violation
 
 _SLACK = 65  # of an agenda's heap
@@ -77,10 +79,32 @@ def _check_accounts(core: Core) -> None:
     counted = {robot: account.requests for robot, account in accounts.robots.items()}
     if (held, size, held.total()) != (counted, total.bytes, total.requests):
         raise Violation(4, f"{held} with {size} bytes in hand, {counted} with {total} counted")
+    _check_lanes(core)
     if size > limits.max_total_bytes or total.requests > limits.max_requests:
         raise Violation(4, f"{total} in hand")
     if max(counted.values(), default=0) > limits.max_requests_per_robot:
         raise Violation(4, f"{counted} in hand of each robot")
+
+
+def _check_lanes(core: Core) -> None:
+    fairness = core.inflight.fairness
+    if not fairness.is_on:
+        return
+    held = Counter(r.lane.team for r in core.inflight.requests.values() if r.lane is not USUAL)
+    counted = {team: account.requests for team, account in fairness.accounts.items()}
+    if held != Counter(counted):
+        raise Violation(4, f"{held} in hand of teams, {counted} counted")
+    for team, count in held.items():
+        most = fairness.teams[team].max_requests if team else None
+        if most is not None and count > most:
+            raise Violation(4, f"{count} in hand of the team {team}, {most} are allowed")
+    for policy, shares in fairness.shares.items():
+        leases = [lease for w in core.pool.serving(policy) for lease in w.in_hand.values()]
+        leased = Counter(each.request.lane for each in leases if each.expected_s is not None)
+        if leased != shares.leased:
+            raise Violation(4, f"{leased} leased for {policy}, {shares.leased} counted")
+        if not leased and policy not in core.inflight.waiting.queues:
+            raise Violation(4, f"shares are kept for {policy}, which has nothing to do")
 
 
 def _check_workers(core: Core) -> None:
@@ -88,8 +112,10 @@ def _check_workers(core: Core) -> None:
     in_hand = 0
     for worker in pool.by_id.values():
         in_hand += len(worker.in_hand)
-        if len(worker.in_hand) > worker.slots:
-            raise Violation(3, f"{len(worker.in_hand)} leases for {worker.slots} slots")
+        # Of a share that was taken back, some may still be in hand; the worker counts them.
+        slots = worker.slots if worker.grant is None else worker.total
+        if len(worker.in_hand) > slots:
+            raise Violation(3, f"{len(worker.in_hand)} leases for {slots} slots")
         if (worker.free_slots > 0) != (worker.id in pool.free[worker.policy]):
             raise Violation(5, f"{worker.id!r} has {worker.free_slots} free and is listed wrongly")
     if len(core.leases.ends) > in_hand:
@@ -100,6 +126,14 @@ def _check_workers(core: Core) -> None:
         raise Violation(4, "the pool's maps differ")
     if not all(pool.by_id.keys() >= free.keys() for free in pool.free.values()):
         raise Violation(4, "a worker that is gone is listed as free")
-    for policy in core.inflight.waiting.queues:
-        if pool.free.get(policy):
+    fairness = core.inflight.fairness
+    for policy, queue in core.inflight.waiting.queues.items():
+        shares, slots = fairness.shares.get(policy), pool.slots(policy)
+        closed = shares is not None and all(shares.closed(r.lane, slots) for r in queue)
+        if pool.free.get(policy) and not closed:
             raise Violation(5, f"a request for {policy} waits beside a free slot")
+        record = core.versions.records.get(base_of(policy or ""))
+        is_served = policy not in pool.by_policy or pool.serves_since(policy or "") is not None
+        others = [] if record is None or is_served else list(record.names)
+        if any(pool.serves_since(each) for each in others) and any(r.base for r in queue):
+            raise Violation(5, f"a request waits for {policy}, and another version can answer")

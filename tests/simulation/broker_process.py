@@ -21,14 +21,15 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from broker.teams import Teams
 from client import errors
 from client.wire import FROM_CLIENT, FROM_WORKER, VERSION, Header, decode_header, encode_header
 from tests.simulation.bounds import check_bounds
 from tests.simulation.clock import Clock
 from tests.simulation.ledger import Ledger, plain
-from tests.simulation.network import Connection, Message
+from tests.simulation.network import Connection, Message, Socket
 from tests.simulation.violation import Violation
-from tests.simulation.worker_process import FORGED, WorkerProcess
+from tests.simulation.worker_process import FORGED
 
 _POLL_LATE_S = 0.0005  # the shell's poll rounds up
 _MONITOR_FIRST = 0.3  # chance
@@ -39,17 +40,27 @@ _REMEMBERED = 500  # events, for when something goes wrong
 class BrokerProcess:
     """One broker: `core` is None while it is down. Everything it does is checked at once."""
 
-    def __init__(self, clock: Clock, config: BrokerConfig, ledger: Ledger, seed: int) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        config: BrokerConfig,
+        teams: Teams,
+        ledger: Ledger,
+        seed: int,
+        number: int = 0,
+    ) -> None:
+        self.ledger = ledger
         self.core: Core | None = None
         self.handled = 0  # events of all cores so far
         self.recent: deque[tuple[float, Event, list[Command]]] = deque(maxlen=_REMEMBERED)
         self._clock, self._config, self._ledger = clock, config, ledger
+        self._teams = teams
         self._offset = 0.0  # of the core's clock
-        self._epoch = 1000
+        self._epoch = 1000 * (number + 1)
         self._routing_ids = 0
         self._routes: dict[str, dict[bytes, Connection]] = {"robots": {}, "workers": {}}
         self._paused: list[tuple[Callable[..., None], Connection, Any]] | None = None
-        self._random = Random(seed)
+        self._random = Random(f"{seed}/broker{number}" if number else seed)
         self._only_busy = False  # while paused: is libzmq's own thread still at work?
         self._asleep = False  # the core's clock jumped since it was last called
         self._wake = float("inf")
@@ -64,6 +75,11 @@ class BrokerProcess:
         return self.core is not None and (self._paused is None or self._only_busy)
 
     @property
+    def answering(self) -> bool:
+        """Would a `ping` be answered at once?"""
+        return self.core is not None and self._paused is None
+
+    @property
     def core_now(self) -> float:
         """The core's clock, which may have jumped."""
         return self._clock.now + self._offset
@@ -72,7 +88,7 @@ class BrokerProcess:
         """Come up with an empty core of a new epoch."""
         if self.core is None:
             self._epoch += 1
-            self.core = Core(self._config, self._epoch, self.core_now)
+            self.core = Core(self._config, self._epoch, self.core_now, self._teams)
             self._ledger.begin(self.core)
             self._tell(Tick())
 
@@ -166,10 +182,10 @@ class BrokerProcess:
         if routes.get(connection.routing_id) is connection:
             del routes[connection.routing_id]
 
-    def reaches(self, worker: WorkerProcess) -> bool:
+    def reaches(self, socket: Socket) -> bool:
         """Do broker and worker mean the same connection by its routing id?"""
-        connection = self._routes["workers"].get(worker.identity)
-        return connection is not None and connection is worker.connection
+        connection = self._routes["workers"].get(socket.identity)
+        return connection is not None and connection is socket.connection
 
     def _suspects(self, connection: Connection, hint: str) -> tuple[bytes, ...]:
         others = tuple(sorted(self._routes["workers"]))

@@ -7,9 +7,13 @@ everybody else (`docs/protocol.md`, a client's duties), whatever comes of it in 
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from random import Random
 from typing import Any
 
 from client import errors
+from client.inquiry import PATIENCE_S, first_silence_s
+from client.route import Route
 from client.session import LONGEST_PAUSE_S, Action, Done, Failed, Pause, Send, Session, Wait
 from client.wire import VERSION, Header, RequestId, decode_header
 from tests.simulation.clock import Clock
@@ -32,11 +36,20 @@ class ClientRobot(Caller):
         self, clock: Clock, spec: RobotSpec, link: Link, listener: Listener, ledger: Ledger
     ) -> None:
         super().__init__(clock, spec, link, listener, ledger)
+        self._ways = [(link, listener, ledger)]  # to its brokers, in its order
         self._session = Session(self._uuid, {})
         self._wake_at: float | None = None
+        self._follows = 0  # actions of the session so far
         self._id: RequestId | None = None  # of the call under way, once it was sent
         self._is_awaiting = False  # is a message out on the socket that is not answered?
         self._knows_limits = False  # were they told on the connection in use?
+        self._answered: tuple[str, Any] = "", None  # an episode, and the version that it has
+
+    def also_knows(self, others: Sequence[tuple[Link, Listener, Ledger]]) -> None:
+        """There are more brokers in its list."""
+        self._ways += others
+        route = Route(len(self._ways), Random(self._link.name))
+        self._session = Session(self._uuid, {}, route=route)
 
     def connected(self, socket: Socket) -> None:
         """What waited for a connection can go."""
@@ -52,8 +65,35 @@ class ClientRobot(Caller):
                 raise Violation(5, f"{self._link.name} does not try again: {action}")
             self._follow(action)
 
+    def _plan_inquiry(self, silence_s: float) -> None:
+        """After so long a silence, find out whether the broker in use hangs (`client.inquiry`)."""
+        self._clock.after(silence_s, self._inquire, self._follows, silence_s)
+
+    def _inquire(self, waiting: int, silence_s: float) -> None:
+        if waiting != self._follows:
+            return
+        if self._seems_to_hang():
+            self._clock.after(PATIENCE_S, self._judge, waiting, silence_s)
+        else:
+            self._plan_inquiry(2 * silence_s)
+
+    def _judge(self, waiting: int, silence_s: float) -> None:
+        if waiting != self._follows:
+            return
+        if self._seems_to_hang() and self._socket is not None:
+            self.disconnected(self._socket)
+        else:
+            self._plan_inquiry(2 * silence_s)
+
+    def _seems_to_hang(self) -> bool:
+        """Is the broker in use silent, and another one not?"""
+        answers = {
+            link: listener.answering and not link.is_blocked for link, listener, _ in self._ways
+        }
+        return not answers.pop(self._link) and any(answers.values())
+
     def receive(self, socket: Socket, message: Message, note: Any) -> None:
-        """An answer, of the call or to the question what the broker takes."""
+        """An answer, of the call or to its request for the limits of the broker."""
         self._check_is_mine(message)
         self._is_awaiting = False
         if decode_header(message[2])["kind"] == "pong":
@@ -62,15 +102,21 @@ class ClientRobot(Caller):
 
     def _begin(self, call: Call) -> None:
         fields: Header = {"v": VERSION, "priority": call.priority, "session": call.session}
+        fields.update(self._spec.told())
         if call.policy is not None:
             fields["policy"] = call.policy
         self._session.fields = fields
         self._id = None
+        if self._session.route.at:
+            link, first, _ = self._ways[0]
+            is_up = first.listening and not link.is_blocked
+            self._session.route.sees_first(is_up, self._clock.now)
         body: list[bytes | memoryview] = [call.body] if call.body else []
         self._follow(self._session.ask(call.kind, body, call.until, self._clock.now))
 
     def _follow(self, action: Action, message: Message = ()) -> None:
         """Carry out what the session asks for."""
+        self._follows += 1
         call = self._current
         if call is None:
             return
@@ -81,6 +127,8 @@ class ClientRobot(Caller):
             self._drop()
         elif isinstance(action, Done):
             self._check_answer(call, action, message)
+            if call.kind in ("infer", "reset"):
+                self._answered = call.session, action.header.get("version")
             self._finish(call, action.header["kind"])
             return
         elif isinstance(action, Failed):
@@ -92,15 +140,32 @@ class ClientRobot(Caller):
             self._finish(call, action.error.code())
             return
         self._plan_wake(action.until)  # type: ignore[union-attr]
+        if isinstance(action, Wait) and action.may_be_long and len(self._ways) > 1:
+            self._plan_inquiry(first_silence_s(action.until - self._clock.now))
 
     def _send(self, call: Call, action: Send) -> bool:
         header = decode_header(action.frames[0])  # type: ignore[arg-type]
         kind, id = header["kind"], header["id"]
         self._check_send(call, kind, id)
+        if kind == "infer":
+            episode, version = self._answered
+            expected = version if episode == call.session else None
+            if header.get("version") != expected:
+                raise Violation(7, f"{self._link.name} was answered by {expected}: {header}")
+        self._aim()
         frames = [bytes(frame) for frame in action.frames]
         is_sent = self._put(self._enter(call, kind, id, frames))
         self._is_awaiting = True
         return is_sent
+
+    def _aim(self) -> None:
+        """What is sent goes to the broker that the session means."""
+        link, listener, ledger = self._ways[self._session.route.at]
+        if link is not self._link:
+            if self._is_awaiting:
+                raise Violation(2, f"{link.name} is asked, and {self._link.name} may still answer")
+            self._drop()
+        self._link, self._listener, self._ledger = link, listener, ledger
 
     def _finish(self, call: Call, word: str) -> None:
         left_s = call.until - self._clock.now

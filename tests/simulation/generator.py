@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from random import Random
+from typing import Any
 
 from tests.simulation import schedule as s
 from tests.simulation.schedule import EFFECTS, RobotSpec, Schedule, Setting, Step, WorkerSpec
 from tests.simulation.worker_seat import LIES
 
+_ONE_IN = 4  # seeds has several brokers
+_VERSIONED = 0.3  # of the seeds: several versions of a policy
 TROUBLE_S = 2.2  # from the start; peace begins after the last step
 
 Trouble = Callable[[Random, Setting, float], Step]
@@ -17,7 +21,7 @@ Trouble = Callable[[Random, Setting, float], Step]
 def generate(seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(seed)
-    setting = _setting(random)
+    setting = _lanes(Random(f"{seed}/lanes"), _setting(random))
     mood = random.choice(list(MOODS))
     steps = _asks(random, setting)
     kinds = MOODS[mood]
@@ -25,7 +29,79 @@ def generate(seed: int) -> Schedule:
     for _ in range(count):
         trouble = TROUBLES[random.choice(kinds)]
         steps.append(trouble(random, setting, _moment(random)))
+    setting, steps = _with_versions(Random(f"{seed}/versions"), setting, steps)
+    if has_several_brokers(seed):
+        setting, steps = _with_several_brokers(random, setting, steps)
     return Schedule(seed, setting, tuple(sorted(steps, key=lambda step: step.at)))
+
+
+def has_several_brokers(seed: int) -> bool:
+    """Whether a seed's schedule has more than one broker."""
+    return seed % _ONE_IN == _ONE_IN - 1
+
+
+def _with_versions(
+    random: Random, setting: Setting, steps: list[Step]
+) -> tuple[Setting, list[Step]]:
+    """Some of the schedules with several versions of the policy `a`, and plans for them."""
+    if random.random() >= _VERSIONED:
+        return setting, steps
+    versions = random.choice((("a@1", "a@2"), ("a@1", "a@2"), ("a", "a@2"), ("a", "a@1", "a@2")))
+
+    def versioned(worker: WorkerSpec) -> WorkerSpec:
+        return replace(worker, policy=random.choice(versions)) if worker.policy == "a" else worker
+
+    # Two of them at least, or there is nothing to choose from.
+    workers = tuple(versioned(worker) for worker in (*setting.workers, WorkerSpec()))
+    setting = replace(setting, workers=workers)
+    steps = [
+        replace(step, policy=random.choice(versions))
+        if isinstance(step, s.Ask) and random.random() < 0.05
+        else step
+        for step in steps
+    ]
+    steps += [_rollout(random, versions) for _ in range(random.randint(0, 6))]
+    return setting, steps
+
+
+def _rollout(random: Random, versions: Sequence[str]) -> s.Rollout:
+    stable, candidate, *_ = random.sample(versions, 2)
+    return s.Rollout(
+        _moment(random),
+        stable,
+        random.choice((candidate, candidate, None)),
+        random.choice((0.0, 0.25, 0.5, 0.5, 1.0)),
+        move=random.random() < 0.15,
+        retire=(candidate,) if random.random() < 0.15 else (),
+    )
+
+
+def _with_several_brokers(
+    random: Random, setting: Setting, steps: list[Step]
+) -> tuple[Setting, list[Step]]:
+    """The same with more brokers; each trouble befalls one of them, or a way to one of them."""
+    count = random.choice((2, 2, 2, 3))
+    # Each broker would refuse others of workers that differ, and then none can be settled.
+    workers = tuple(replace(worker, digest="d") for worker in setting.workers)
+    # Lanes are probed with one broker; here all robots are alike.
+    most = Setting.max_workers
+    setting = replace(setting, workers=workers, brokers=count, max_workers=most, teams=())
+
+    def spread(step: Step) -> Step:
+        if isinstance(step, (s.Restart, s.Pause, s.Jump, s.Rollout)):
+            return replace(step, broker=random.randrange(count))
+        if isinstance(step, (s.Cut, s.Delay)):
+            return replace(step, peer=s.way(step.peer, random.randrange(count)))
+        if isinstance(step, s.Partition):
+            ways = {
+                s.way(peer, number)
+                for peer in step.peers
+                for number in random.sample(range(count), random.randint(1, count))
+            }
+            return replace(step, peers=tuple(sorted(ways)))
+        return step
+
+    return setting, [spread(step) for step in steps]
 
 
 def _moment(random: Random) -> float:
@@ -41,7 +117,7 @@ def _setting(random: Random) -> Setting:
     workers = tuple(_worker(random, policies) for _ in range(random.randint(1, 4)))
     robots = tuple(_robot(random) for _ in range(random.randint(1, 8)))
     heartbeat_ms = random.choice((100.0, 100.0, 200.0))
-    limits = {"max_requests_per_robot": random.choice((1, 2, 2, 64, 64, 64))}
+    limits: dict[str, Any] = {"max_requests_per_robot": random.choice((1, 2, 2, 64, 64, 64))}
     if random.random() < 0.25:
         limits["max_requests"] = random.randint(1, 4)
     if random.random() < 0.15:
@@ -58,6 +134,38 @@ def _setting(random: Random) -> Setting:
         shortest_lease_ms=random.choice((100.0, 250.0)),
         hang_up_s=random.choice((0.4, 1.0)),
         **limits,
+    )
+
+
+def _lanes(random: Random, setting: Setting) -> Setting:
+    """Teams and evaluations, in some of the schedules."""
+    if random.random() < 0.6:
+        return setting
+    teams = tuple(
+        s.TeamSpec(
+            name,
+            random.choice((1.0, 1.0, 2.0, 0.5)),
+            max_requests=random.choice((None, None, None, 1, 3)),
+            max_rate=random.choice((None, None, None, 5.0)),
+            max_share=random.choice((None, None, None, 0.3)),
+        )
+        for name in "xyz"[: random.randint(0, 3)]
+    )
+    names = ["", *(team.name for team in teams)]
+    robots = tuple(
+        replace(
+            robot,
+            team=random.choice(names),
+            traffic=random.choice(("live", "live", "evaluation")),
+        )
+        for robot in setting.robots
+    )
+    return replace(
+        setting,
+        robots=robots,
+        teams=teams,
+        evaluation_share=random.choice((0.1, 0.25)),
+        reserve_live=random.choice((0, 0, 0, 1, 2)),
     )
 
 

@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from broker.core import Core
 from broker.events import Command, Event, RobotMessage, ToRobot, ToWorker
 from client.errors import PolicyError
+from client.names import base_of
 from client.wire import Frame, Header, RequestId, decode_header, encode_header
+from tests.simulation.episodes import Asked, Episodes
 from tests.simulation.violation import Violation
 
 LATE_S = 0.1  # how long after its deadline a final answer may come
@@ -37,7 +39,7 @@ def _as_sent(header: Header) -> Header:
 
 
 @dataclass(slots=True, eq=False)
-class Question:
+class SentMessage:
     """One message of a robot."""
 
     tag: bytes
@@ -50,15 +52,21 @@ class Question:
     sender: bytes = b""
     pending: Pending | None = None
 
+    @property
+    def episode(self) -> tuple[bytes, str]:
+        """The session as a broker knows it: without an id the connection stands for the robot."""
+        return self.session if self.id is not None else (self.sender, self.session[1])
+
 
 @dataclass(slots=True, eq=False)
 class Pending:
     """A request in the core's hands, asked once or several times over."""
 
-    newest: Question
+    newest: SentMessage
     deadline: float  # the core's clock
     attempts: int = 0
     answered: bool = False
+    asked: Asked | None = None  # where it is for one of several versions
 
 
 @dataclass
@@ -69,8 +77,10 @@ class Ledger:
     outcomes: Counter[str] = field(default_factory=Counter)
     digest: int = 0  # of everything that went to robots, to compare two runs
     is_stopping: bool = False
+    given: list[bytes] = field(default_factory=list)  # to workers, in this order
+    episodes: Episodes = field(default_factory=lambda: Episodes(None))
     _core: Core | None = None
-    _questions: dict[bytes, Question] = field(default_factory=dict)
+    _messages: dict[bytes, SentMessage] = field(default_factory=dict)
     _by_id: dict[RequestId, Pending] = field(default_factory=dict)
     _by_body: dict[bytes, Pending] = field(default_factory=dict)
     _deadlines: list[tuple[float, int, Pending]] = field(default_factory=list)
@@ -86,35 +96,37 @@ class Ledger:
         """Another core: what the old one had in hand is nobody's any more."""
         self.outcomes["forgotten by a restart"] += self._open
         self._core, self.is_stopping, self._open = core, False, 0
+        self.episodes = Episodes(core)
         self._served_at, self._alive = {}, set()
         self._by_id, self._by_body, self._deadlines = {}, {}, []
-        for question in self._questions.values():
-            question.pending = None
+        for message in self._messages.values():
+            message.pending = None
 
-    def asked(self, question: Question) -> None:
+    def asked(self, message: SentMessage) -> None:
         """A robot sends a message."""
-        self._questions[question.tag] = question
+        self._messages[message.tag] = message
 
     def arrived(self, tag: bytes, sender: bytes) -> None:
         """The message reached the broker over the connection of this routing id."""
-        self._questions[tag].sender = sender
+        self._messages[tag].sender = sender
 
     def check(self, event: Event, commands: Sequence[Command], now: float, woke: bool) -> None:
         """Check what the core makes of an event; `woke`: its clock had jumped before it."""
         if woke:
             self._woke_at = now
         self._note_served(now)
-        question = None
+        self.episodes.look(now)
+        message = None
         if isinstance(event, RobotMessage):
-            question = self._questions[plain(event.envelope)[1]]
-            self._note(question, event.header, now)
+            message = self._messages[plain(event.envelope)[1]]
+            self._note(message, event.header, now)
         for command in commands:
             if isinstance(command, ToRobot):
-                self._check_answer(command, question, now)
+                self._check_answer(command, message, now)
             elif isinstance(command, ToWorker) and command.header["kind"] == "infer":
                 self._check_attempt(command, now)
-        if question is not None and question.kind != "infer" and question.tag in self._questions:
-            raise Violation(1, f"{question.kind} was not answered at once")
+        if message is not None and message.kind != "infer" and message.tag in self._messages:
+            raise Violation(1, f"{message.kind} was not answered at once")
         self._check_nobody_waits(now)
 
     def _note_served(self, now: float) -> None:
@@ -124,70 +136,79 @@ class Ledger:
                     self._served_at[policy] = now
                 (self._alive.add if workers else self._alive.discard)(policy)
 
-    def _note(self, question: Question, header: Header, now: float) -> None:
-        if question.kind == "reset":
-            self._resets.add(question.session)
-        if question.kind != "infer":
+    def _note(self, message: SentMessage, header: Header, now: float) -> None:
+        if message.kind == "reset":
+            self._resets.add(message.session)
+            self.episodes.reset(message.episode)
+        if message.kind != "infer":
             return
-        self._superseders[question.session] = max(
-            question.order, self._superseders.get(question.session, 0)
+        self._superseders[message.session] = max(
+            message.order, self._superseders.get(message.session, 0)
         )
-        known = self._by_id.get(question.id) if question.id is not None else None
+        known = self._by_id.get(message.id) if message.id is not None else None
         if known is not None and not known.answered:
-            question.pending = known
-            if question.order > known.newest.order:
-                known.newest = question
+            message.pending = known
+            if message.order > known.newest.order:
+                known.newest = message
             return
         left_s = header.get("deadline_ms", self.default_deadline_s * 1e3) / 1e3
-        pending = question.pending = Pending(question, now + left_s)
-        if question.id is not None:
-            self._by_id[question.id] = pending
-        self._by_body[question.body] = pending
+        pending = message.pending = Pending(message, now + left_s)
+        pending.asked = self.episodes.asked(message.policy, header.get("version"), now)
+        if message.id is not None:
+            self._by_id[message.id] = pending
+        self._by_body[message.body] = pending
         self._open += 1
         self._taken += 1
         heapq.heappush(self._deadlines, (pending.deadline, self._taken, pending))
 
-    def _check_answer(self, command: ToRobot, asked_now: Question | None, now: float) -> None:
+    def _check_answer(self, command: ToRobot, asked_now: SentMessage | None, now: float) -> None:
         envelope = plain(command.envelope)
-        question = self._questions.get(envelope[1])
-        if question is None:
+        message = self._messages.get(envelope[1])
+        if message is None:
             raise Violation(1, f"a second answer to {envelope[1]!r}: {command.header}")
-        if envelope != [question.sender, question.tag, b""]:
-            raise Violation(2, f"the answer to {question.tag!r} has the envelope {envelope}")
+        if envelope != [message.sender, message.tag, b""]:
+            raise Violation(2, f"the answer to {message.tag!r} has the envelope {envelope}")
         header = _as_sent(command.header)
-        if header.get("id") != question.id:
-            raise Violation(2, f"{question.id} was answered as {header.get('id')}")
+        if header.get("id") != message.id:
+            raise Violation(2, f"{message.id} was answered as {header.get('id')}")
         payload = b"".join(plain(command.payload))
         word = header["kind"] if header["kind"] != "error" else header["code"]
-        self.digest = zlib.crc32(b"%s%s%.9f" % (question.tag, word.encode(), now), self.digest)
-        if question.kind == "infer":
+        self.digest = zlib.crc32(b"%s%s%.9f" % (message.tag, word.encode(), now), self.digest)
+        if message.kind == "infer":
             self.outcomes[word] += 1
-            self._check_final(question, header, payload, now)
-        elif question is not asked_now:
-            raise Violation(1, f"{question.kind} was answered later")
-        del self._questions[question.tag]
+            self._check_final(message, header, payload, now)
+        elif message is not asked_now:
+            raise Violation(1, f"{message.kind} was answered later")
+        del self._messages[message.tag]
 
-    def _check_final(self, question: Question, header: Header, payload: bytes, now: float) -> None:
-        pending = question.pending
+    def _check_final(
+        self, message: SentMessage, header: Header, payload: bytes, now: float
+    ) -> None:
+        pending = message.pending
         if pending is None or pending.answered:
-            raise Violation(1, f"{question.tag!r} was answered twice: {header}")
-        if pending.newest is not question:
-            raise Violation(2, f"{question.id} was answered to an older message than its newest")
+            raise Violation(1, f"{message.tag!r} was answered twice: {header}")
+        if pending.newest is not message:
+            raise Violation(2, f"{message.id} was answered to an older message than its newest")
         pending.answered = True
         self._open -= 1
         late_s = now - max(pending.deadline, self._woke_at)
         if late_s > LATE_S:
-            raise Violation(1, f"{question.id} was answered {late_s * 1e3:.0f} ms too late")
+            raise Violation(1, f"{message.id} was answered {late_s * 1e3:.0f} ms too late")
         if header["kind"] == "result":
-            self._check_result(question, payload)
-        elif not self._is_plausible(question, pending, header, now):
-            raise Violation(1, f"{question} was answered without cause: {header}")
+            self._check_result(message, payload)
+            self.episodes.answered(
+                message.episode, pending.asked, header.get("version"), payload, now
+            )
+        elif not self._is_plausible(message, pending, header, now):
+            raise Violation(1, f"{message} was answered without cause: {header}")
 
-    def _check_result(self, question: Question, payload: bytes) -> None:
+    def _check_result(self, message: SentMessage, payload: bytes) -> None:
         policy, _, body = payload.partition(b"|")
-        wanted = question.policy.encode() if question.policy is not None else policy
-        if (policy, body) != (wanted, question.body) or not body.startswith(b"good"):
-            raise Violation(2, f"{question.body!r} for {wanted!r} was answered by {payload!r}")
+        wanted = message.policy.encode() if message.policy is not None else policy
+        if wanted == policy.partition(b"@")[0]:
+            wanted = policy  # one of its versions
+        if (policy, body) != (wanted, message.body) or not body.startswith(b"good"):
+            raise Violation(2, f"{message.body!r} for {wanted!r} was answered by {payload!r}")
 
     def _check_attempt(self, command: ToWorker, now: float) -> None:
         header = _as_sent(command.header)
@@ -196,42 +217,46 @@ class Ledger:
         if pending is None or pending.answered:
             raise Violation(1, f"{header['id']} was given to a worker though it was answered")
         pending.attempts += 1
+        self.given.append(body)
         if not pending.attempts <= min(header["attempt"], MAX_ATTEMPTS):
             raise Violation(1, f"attempt {header['attempt']} is number {pending.attempts}")
         if header["deadline_ms"] <= 0 or pending.deadline <= now:
             raise Violation(1, f"{header['id']} is given to a worker after its deadline")
 
     def _is_plausible(
-        self, question: Question, pending: Pending, header: Header, now: float
+        self, message: SentMessage, pending: Pending, header: Header, now: float
     ) -> bool:
         code = header["code"]
         expired = now >= pending.deadline
         served = self._served_at
-        recent = [at for at in served.values() if now - at < FORGOTTEN_S] or served
+        recent = {name for name, at in served.items() if now - at < FORGOTTEN_S} or set(served)
+        bases = {base_of(name) for name in served}
         causes: dict[str, bool] = {
-            "superseded": self._superseders.get(question.session, 0) > question.order,
-            "cancelled": question.session in self._resets,
+            "superseded": self._superseders.get(message.session, 0) > message.order,
+            "cancelled": message.session in self._resets,
             "deadline_exceeded": expired or pending.attempts > 0,
             "no_worker": expired,
             "worker_loading": expired,
             "worker_lost": pending.attempts == MAX_ATTEMPTS,
             "overloaded": header.get("retry_after_ms", 0) > 0,
-            "unknown_policy": question.policy is not None and question.policy not in served,
-            "ambiguous_policy": question.policy is None and len(recent) > 1,
+            "unknown_policy": message.policy is not None
+            and message.policy not in {*served, *bases},
+            "ambiguous_policy": message.policy is None and len(set(map(base_of, recent))) > 1,
             "draining": self.is_stopping,
             "message_too_large": not pending.attempts,
-            "protocol_error": not question.body
-            or (question.body.startswith(b"garbled") and pending.attempts > 0),
-            "policy_failed": self._is_answer_too_large(question) and pending.attempts > 0,
-            "bad_observation": question.body.startswith(b"bad") and pending.attempts > 0,
+            "protocol_error": not message.body
+            or (message.body.startswith(b"garbled") and pending.attempts > 0),
+            "policy_failed": self._is_answer_too_large(message) and pending.attempts > 0,
+            "bad_observation": message.body.startswith(b"bad") and pending.attempts > 0,
         }
         return bool(causes.get(code, False))
 
-    def _is_answer_too_large(self, question: Question) -> bool:
+    def _is_answer_too_large(self, message: SentMessage) -> bool:
         """The simulated workers answer their policy's name, a bar and what was asked."""
-        if self._core is None or question.body.startswith(b"bloated"):
+        if self._core is None or message.body.startswith(b"bloated"):
             return self._core is not None
-        return len(question.body) + 2 > self._core.config.limits.max_bytes
+        longest = max(map(len, self._core.pool.by_policy), default=0)
+        return len(message.body) + longest + 1 > self._core.config.limits.max_bytes
 
     def _check_nobody_waits(self, now: float) -> None:
         deadlines = self._deadlines

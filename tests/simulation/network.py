@@ -42,6 +42,10 @@ class Listener(Protocol):
     def listening(self) -> bool:
         """Would a handshake succeed?"""
 
+    @property
+    def answering(self) -> bool:
+        """Would a `ping` be answered at once?"""
+
     def accept(self, connection: Connection) -> None:
         """A peer connected."""
 

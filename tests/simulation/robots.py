@@ -9,7 +9,7 @@ from typing import Any
 
 from client.wire import TO_CLIENT, VERSION, Header, RequestId, decode_header, encode_header
 from tests.simulation.clock import Clock
-from tests.simulation.ledger import Ledger, Question
+from tests.simulation.ledger import Ledger, SentMessage
 from tests.simulation.network import Link, Listener, Message, Socket
 from tests.simulation.schedule import RobotSpec
 from tests.simulation.violation import Violation
@@ -17,7 +17,7 @@ from tests.simulation.violation import Violation
 
 @dataclass(slots=True, eq=False)
 class Call:
-    """One call of a robot's program: `infer`, `reset`, `metadata` or `ping`."""
+    """One call of a robot's program: `infer`, `reset`, `metadata`, `ping` or an operator's."""
 
     kind: str
     body: bytes = b""
@@ -64,6 +64,7 @@ class Robot:
         """A call as a message with a fresh tag, entered into the ledger."""
         header: Header = {"v": VERSION, "kind": call.kind, "deadline_ms": deadline_ms}
         header["priority"], header["session"] = call.priority, call.session
+        header.update(self._spec.told())
         id = RequestId(self._uuid, call.sequence) if self._spec.names_requests else None
         if id is not None:
             header["id"] = id
@@ -80,7 +81,7 @@ class Robot:
         call.tag = b"%s#%d" % (self._link.name.encode(), self._sent)
         session = (self._uuid, call.session)
         body = b"".join(frames[1:])
-        self._ledger.asked(Question(call.tag, kind, id, session, call.policy, body, self._sent))
+        self._ledger.asked(SentMessage(call.tag, kind, id, session, call.policy, body, self._sent))
         return [call.tag, b"", *frames]
 
 

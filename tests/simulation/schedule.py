@@ -9,7 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from broker.config import BrokerConfig, Limits, Timers
+from broker.config import BrokerConfig, FairnessConfig, Limits, Timers
+from broker.teams import Team
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -45,6 +46,34 @@ class RobotSpec:
     pipelines: bool = False
     names_requests: bool = True
     delay_s: float = 0.0005
+    team: str = ""
+    traffic: str = "live"
+
+    def told(self) -> dict[str, str]:
+        """The header fields by which the broker knows its lane."""
+        told = {"robot": f"of {self.team}"} if self.team else {}
+        return told if self.traffic == "live" else {**told, "traffic": self.traffic}
+
+
+@dataclass(frozen=True)
+class TeamSpec:
+    """A team; robots that name it are its members."""
+
+    name: str = "x"
+    weight: float = 1.0
+    max_requests: int | None = None
+    max_rate: float | None = None
+    max_share: float | None = None
+
+    @property
+    def has_quotas(self) -> bool:
+        """May it be refused or held back?"""
+        return (self.max_requests, self.max_rate, self.max_share) != (None, None, None)
+
+
+def way(peer: str, broker: int) -> str:
+    """The name of the link between a peer and a broker."""
+    return f"{peer}@{broker}" if broker else peer
 
 
 @dataclass(frozen=True)
@@ -65,6 +94,23 @@ class Setting:
     default_deadline_s: float = 1.0
     hang_up_s: float = 1.0  # of silence, after which ZeroMQ's heartbeats end a connection
     reconnect_max_s: float = 0.3
+    brokers: int = 1  # links to the second are called w0@1, r0@1 and so on
+    teams: tuple[TeamSpec, ...] = ()
+    evaluation_share: float = 0.1
+    reserve_live: int = 0
+
+    def team_settings(self) -> dict[str, Team]:
+        """As the core takes them."""
+        return {
+            each.name: Team(
+                [f"of {each.name}"],
+                each.weight,
+                max_requests=each.max_requests,
+                max_rate=each.max_rate,
+                max_share=each.max_share,
+            )
+            for each in self.teams
+        }
 
     def broker_config(self) -> BrokerConfig:
         """As the core takes it."""
@@ -82,7 +128,8 @@ class Setting:
             shortest_lease_ms=self.shortest_lease_ms,
             drain_ms=self.drain_ms,
         )
-        return BrokerConfig(limits=limits, timers=timers)
+        fairness = FairnessConfig(self.evaluation_share, self.reserve_live)
+        return BrokerConfig(limits=limits, timers=timers, fairness=fairness)
 
 
 @dataclass(frozen=True)
@@ -133,6 +180,22 @@ class Call(Step):
 
     def happen(self, world: World) -> None:
         world.call(self)
+
+
+@dataclass(frozen=True)
+class Rollout(Step):
+    """An operator makes a plan for the versions of a policy, and has some of them leave."""
+
+    stable: str | None
+    candidate: str | None = None
+    share: float = 0.0
+    move: bool = False
+    retire: tuple[str, ...] = ()
+    policy: str = "a"
+    broker: int = 0
+
+    def happen(self, world: World) -> None:
+        world.roll_out(self)
 
 
 @dataclass(frozen=True)
@@ -271,9 +334,10 @@ class Restart(Step):
 
     down_s: float
     gently: bool = False
+    broker: int = 0
 
     def happen(self, world: World) -> None:
-        world.restart(self.down_s, self.gently)
+        world.restart(self.down_s, self.gently, self.broker)
 
 
 @dataclass(frozen=True)
@@ -285,10 +349,11 @@ class Pause(Step):
 
     seconds: float
     only_busy: bool = False
+    broker: int = 0
 
     def happen(self, world: World) -> None:
-        world.broker.pause(self.only_busy)
-        world.clock.after(self.seconds, world.broker.resume)
+        world.brokers[self.broker].pause(self.only_busy)
+        world.clock.after(self.seconds, world.brokers[self.broker].resume)
 
 
 @dataclass(frozen=True)
@@ -296,9 +361,10 @@ class Jump(Step):
     """The broker's clock jumps forward."""
 
     seconds: float
+    broker: int = 0
 
     def happen(self, world: World) -> None:
-        world.broker.jump(self.seconds)
+        world.brokers[self.broker].jump(self.seconds)
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,11 @@ def shrink(schedule: Schedule, invariant: int) -> Schedule:
 def as_test(schedule: Schedule) -> str:
     """The source of a test that plays a schedule."""
     names = sorted({type(step).__name__ for step in schedule.steps} | {"Schedule", "Setting"})
-    names += [name for name in ("RobotSpec", "WorkerSpec") if name in _source(schedule.setting)]
+    names += [
+        name
+        for name in ("RobotSpec", "TeamSpec", "WorkerSpec")
+        if name in _source(schedule.setting)
+    ]
     steps = "".join(f"            {_source(step)},\n" for step in schedule.steps)
     return (
         f"from tests.simulation.schedule import {', '.join(sorted(names))}\n"
@@ -71,7 +75,8 @@ def last_words(schedule: Schedule, most: int) -> list[str]:
         world.play()
     lines = [
         f"{now:9.4f}  {_brief(event)} -> {', '.join(map(_brief, commands)) or 'nothing'}"
-        for now, event, commands in world.broker.recent
+        for broker in world.brokers
+        for now, event, commands in broker.recent
         if not all(map(_is_routine, (event, *commands)))
     ]
     return lines[-most:]

@@ -11,13 +11,17 @@ from broker import leases
 from broker.accounts import Accounts
 from broker.core import Core
 from broker.events import Payload, RobotMessage, ToRobot, WorkerMessage
+from broker.fairness import Fairness
 from broker.inflight import InFlight
 from broker.leases import Leases
+from broker.names import Names
 from broker.outbox import Outbox
 from broker.registry import Registry
 from broker.requests import Request
 from broker.robots import Robots
+from broker.shares import Lane, Shares
 from broker.states import WorkerState
+from broker.versions import Episode, Key, Record, Versions
 from broker.workers import Lease, Worker
 from client.errors import PolicyError
 from client.wire import Header, RequestId
@@ -137,7 +141,14 @@ def _parks_work(patch: Patch) -> None:
     def free_slots(self: Worker) -> int:
         return self.slots + 1 - len(self.in_hand) if self.state is WorkerState.READY else 0
 
+    def enlist(self: Worker) -> None:
+        if self.free_slots > 0:
+            self.free[self.id] = self
+        else:
+            self.free.pop(self.id, None)
+
     patch.setattr(Worker, "free_slots", property(free_slots))
+    patch.setattr(Worker, "_enlist", enlist)
 
 
 def _believes_early_heartbeats(patch: Patch) -> None:
@@ -195,12 +206,55 @@ def _keeps_the_slots_of_late_answers(patch: Patch) -> None:
     patch.setattr(Leases, "_release", release)
 
 
+def _starves_a_lane(patch: Patch) -> None:
+    def first(self: Shares, lanes: Iterable[Lane]) -> Lane | None:
+        others = list(lanes)
+        live = [lane for lane in others if not lane.is_evaluation] or others
+        return max(live, key=lambda lane: lane.team, default=None)
+
+    patch.setattr(Shares, "first", first)
+
+
+def _forgets_evaluation(patch: Patch) -> None:
+    def first(self: Shares, lanes: Iterable[Lane]) -> Lane | None:
+        waiting = list(lanes)
+        live = [lane for lane in waiting if not lane.is_evaluation]
+        return original(self, live or waiting)
+
+    original = Shares.first
+    patch.setattr(Shares, "first", first)
+
+
+def _loses_count_of_a_lane(patch: Patch) -> None:
+    patch.setattr(Fairness, "give_back", lambda self, lane: None)
+
+
 def _oversleeps(patch: Patch) -> None:
     patch.setattr(Core, "wake_at", lambda self: self.registry.beat_at + 1.0)
 
 
 def _never_sleeps(patch: Patch) -> None:
     patch.setattr(Core, "wake_at", lambda self: 0.0)
+
+
+def _forgets_an_episodes_version(patch: Patch) -> None:
+    def before(self: Versions, record: Record, episode: Episode | None, *rest: Any) -> str | None:
+        return original(self, record, None, *rest)
+
+    original = Versions._before
+    patch.setattr(Versions, "_before", before)
+
+
+def _takes_no_clients_word_for_a_version(patch: Patch) -> None:
+    def choose(self: Versions, base: str, key: Key, told: str | None, *rest: Any) -> str:
+        return original(self, base, key, None, *rest)
+
+    original = Versions.choose
+    patch.setattr(Versions, "choose", choose)
+
+
+def _waits_for_a_version_that_is_gone(patch: Patch) -> None:
+    patch.setattr(Names, "settle", lambda self, policy, now: None)
 
 
 MUTANTS = [
@@ -225,7 +279,13 @@ MUTANTS = [
     Mutant("never trusts again", {5}, _never_trusts_again),
     Mutant("never asks who", {5}, _never_asks_who),
     Mutant("keeps the slots of late answers", {4, 5}, _keeps_the_slots_of_late_answers),
+    Mutant("starves a lane", {6}, _starves_a_lane),
+    Mutant("forgets evaluation", {6}, _forgets_evaluation),
+    Mutant("loses count of a lane", {4}, _loses_count_of_a_lane),
     Mutant("never sleeps", {5}, _never_sleeps),
+    Mutant("forgets an episode's version", {7}, _forgets_an_episodes_version),
+    Mutant("takes no client's word for a version", {7}, _takes_no_clients_word_for_a_version),
+    Mutant("waits for a version that is gone", {5}, _waits_for_a_version_that_is_gone),
 ]
 
 

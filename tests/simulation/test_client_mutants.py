@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import zmq
 
 from client import errors
-from client.session import Action, Done, Failed, Frames, Pause, Session, Wait
-from client.wire import Header, decode_header
+from client.session import Action, Failed, Frames, Pause, Session, Wait
+from client.wire import Header, decode_header, encode_header
 from tests.simulation.mutant import Mutant, Patch, check_is_caught
 
 
@@ -23,7 +24,7 @@ def _takes_foreign_answers(patch: Patch) -> None:
     def received(self: Session, frames: Frames, now: float) -> Action:
         reply = decode_header(frames[0])
         if self._limits_id is None and reply["kind"] == "result":
-            return Done({**reply, "id": self._id}, frames[1:])
+            frames = [zmq.Frame(encode_header({**reply, "id": self._id})), *frames[1:]]
         return original(self, frames, now)
 
     original = Session.received
@@ -90,6 +91,15 @@ def _fails_for_good_while_it_pauses(patch: Patch) -> None:
     patch.setattr(Session, "wake", wake)
 
 
+def _does_not_say_which_version_answered(patch: Patch) -> None:
+    def send(self: Session, now: float) -> Action:
+        self._version = "", ""
+        return original(self, now)
+
+    original = Session._send
+    patch.setattr(Session, "_send", send)
+
+
 MUTANTS = [
     Mutant("sends again under a new id", {2}, _sends_again_under_a_new_id),
     Mutant("takes foreign answers", {2}, _takes_foreign_answers),
@@ -100,6 +110,7 @@ MUTANTS = [
     Mutant("never sends again", {5}, _never_sends_again),
     Mutant("sends again on a timer", {2}, _sends_again_on_a_timer),
     Mutant("fails for good while it pauses", {5}, _fails_for_good_while_it_pauses),
+    Mutant("does not say which version answered", {7}, _does_not_say_which_version_answered),
 ]
 
 

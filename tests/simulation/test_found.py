@@ -20,14 +20,17 @@ from tests.simulation.schedule import (
     AskAgain,
     Cut,
     Jump,
+    Partition,
     Pause,
     RobotSpec,
     Schedule,
     Setting,
     Step,
+    TeamSpec,
     WorkerSpec,
 )
 from tests.simulation.shrink import failure
+from tests.simulation.world import World
 
 _SEEDS = range(8)
 
@@ -132,3 +135,20 @@ def test_what_was_found_is_mended(
     assert _play(setting, steps) == []
     undo(monkeypatch)
     assert invariant in _play(setting, steps)
+
+
+def test_what_lanes_had_is_forgotten_when_the_last_request_of_a_dead_worker_expires() -> None:
+    schedule = Schedule(
+        seed=1105,
+        setting=Setting(
+            workers=(WorkerSpec(warm_up_s=0.261),),
+            robots=(RobotSpec(), RobotSpec(), RobotSpec(), RobotSpec()),
+            teams=(TeamSpec(),),
+        ),
+        steps=(
+            Ask(at=0.1314, robot=3, deadline_s=1.5, session="x", priority=0, size=0),
+            Partition(at=0.2812, peers=("r0", "r2", "w0"), seconds=1.673),
+            Ask(at=1.7547, robot=0, deadline_s=1.5, size=60),
+        ),
+    )
+    World(schedule).play()

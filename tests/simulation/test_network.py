@@ -13,7 +13,7 @@ from tests.simulation.network import Connection, Link, Message, Socket
 class Ends:
     """Both ends of everything: a broker that accepts, and a peer that notes what it is told."""
 
-    listening = True
+    listening = answering = True
 
     def __init__(self) -> None:
         self.clock = Clock()

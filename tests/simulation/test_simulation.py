@@ -9,9 +9,20 @@ from collections import Counter
 
 import pytest
 
+from broker.names import Names
+from broker.versions import Key
 from broker.workers import Pool
 from tests.simulation.generator import MOODS, TROUBLES, generate
-from tests.simulation.schedule import Ask, Crash, Jump, Schedule, Setting, WorkerSpec
+from tests.simulation.schedule import (
+    Ask,
+    Crash,
+    Jump,
+    Restart,
+    Rollout,
+    Schedule,
+    Setting,
+    WorkerSpec,
+)
 from tests.simulation.violation import Violation
 from tests.simulation.world import World
 
@@ -54,6 +65,26 @@ def test_a_policy_that_is_gone_for_long_is_not_meant_by_those_who_name_none(
     # And the simulation would see it: random schedules hardly ever come to this.
     monkeypatch.setattr(Pool, "names", lambda self, now: list(self.by_policy))
     with pytest.raises(Violation, match="without cause"):
+        World(schedule).play()
+
+
+def test_a_restarted_broker_waits_for_the_version_that_an_episode_has(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = (WorkerSpec(policy="a@1", delay_s=0.05), WorkerSpec(policy="a@2"))
+    asks = [Ask(0.8 + number / 5, 0, deadline_s=3.0) for number in range(10)]
+    steps = (Rollout(0.6, "a@1"), *asks, Restart(1.0, 0.1))
+    schedule = Schedule(1, Setting(workers), tuple(sorted(steps, key=lambda step: step.at)))
+    assert World(schedule).play().words["result"] >= len(asks)
+
+    # And the simulation would see it: in random schedules the others are hardly ever first.
+    def at_once(self: Names, base: str, told: str | None, key: Key, now: float) -> str:
+        if base not in self._versions.records:
+            return base
+        return self._versions.choose(base, key, told, self._pool.serves_since, now)
+
+    monkeypatch.setattr(Names, "_version", at_once)
+    with pytest.raises(Violation, match="which may yet come"):
         World(schedule).play()
 
 

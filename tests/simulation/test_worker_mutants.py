@@ -97,7 +97,7 @@ def _echoes_no_beat(patch: Patch) -> None:
 def _echoes_beats_that_did_not_come(patch: Patch) -> None:
     def heartbeat(self: Session, message: Received, now: float) -> None:
         original(self, message, now)
-        self._beat += 3
+        self._beat = (self._beat or 0) + 3
 
     original = Session._heartbeat
     patch.setattr(Session, "_heartbeat", heartbeat)

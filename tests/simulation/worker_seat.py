@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 
 from client.wire import RequestId
 from tests.simulation.network import Connection
-from tests.simulation.schedule import WorkerSpec
+from tests.simulation.schedule import WorkerSpec, way
 from tests.simulation.worker_process import FORGED, WorkerProcess
 
 if TYPE_CHECKING:
+    from tests.simulation.broker_process import BrokerProcess
     from tests.simulation.world import World
 
 LIES = (
@@ -71,11 +72,14 @@ class Seat:
         self.process = WorkerProcess(
             world.clock,
             self._spec,
-            world.links[self.name],
-            world.broker,
+            [(world.links[each], broker) for each, broker in self._ways()],
             self,
             incarnation.ljust(16, b"-"),
         )
+
+    def _ways(self) -> list[tuple[str, BrokerProcess]]:
+        brokers = self._world.brokers
+        return [(way(self.name, number), broker) for number, broker in enumerate(brokers)]
 
     def ended(self, worker: WorkerProcess, why: str) -> None:
         """The operator starts another one, unless the broker refused it."""
@@ -101,13 +105,15 @@ class Seat:
 
     def stall(self, seconds: float) -> None:
         """SIGSTOP, then SIGCONT; ZeroMQ's heartbeats may end its connection meanwhile."""
-        process, link = self.process, self._world.links[self.name]
+        process = self.process
         if process is None:
             return
         process.stall()
         self._world.clock.after(seconds, process.resume)
-        for connection in link.connections:
-            self._world.clock.after(link.hang_up_s, self._hang_up, process, connection)
+        for name, _ in self._ways():
+            link = self._world.links[name]
+            for connection in link.connections:
+                self._world.clock.after(link.hang_up_s, self._hang_up, process, connection)
 
     def _hang_up(self, process: WorkerProcess, connection: Connection) -> None:
         if process.is_stopped:
@@ -126,8 +132,9 @@ class Seat:
 
     def refuse(self, seconds: float) -> None:
         """Sends to it fail."""
-        for connection in self._world.links[self.name].connections:
-            connection.refuses_until = self._world.clock.now + seconds
+        for name, _ in self._ways():
+            for connection in self._world.links[name].connections:
+                connection.refuses_until = self._world.clock.now + seconds
 
     def heal(self) -> None:
         """Whatever was wrong with a living process is over."""
@@ -152,7 +159,7 @@ class Seat:
             "next attempt": self._next_attempt,
             "hello": lambda process: process.say_hello(),
             "ready": lambda process: process.say(
-                {"kind": "ready", "slots": self._spec.slots, "inference_ms": 0.0}
+                {"kind": "ready", "slots": self._spec.slots, "inference_ms": 0.0, **process.share}
             ),
             "garbage": lambda process: process.say({"kind": "result", "id": "nonsense"}, [FORGED]),
         }

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from client.body import decode_body
+from client.body import Observation, decode_body
 from client.errors import BadObservation
-from tests.worker.test_inference import WAIT_MS, Scripted, actions, job, reports
+from tests.worker.device import WAIT_S, Device
+from tests.worker.test_inference import Scripted, actions, job
+from worker.answers import Answer, Job
 from worker.errors import DeviceLost
-from worker.inference import Answer, Broken, InferenceThread, Job, Warm
-
-Observation = dict[str, Any]
+from worker.inference import Broken, Warm
 
 
 class Batching:
@@ -36,7 +36,7 @@ class Batching:
     def _run(self, observations: Sequence[Observation]) -> list[Any]:
         self.batches.append([o.get("tag") for o in observations])
         self.begun.set()
-        assert self.go.wait(WAIT_MS / 1e3)
+        assert self.go.wait(WAIT_S)
         return [self._infer(o) for o in observations]
 
 
@@ -46,14 +46,14 @@ def jobs(*tags: int) -> list[Job]:
 
 def answers_of(policy: Batching, given: list[Job], largest: int) -> list[Answer]:
     """The first job is begun before the others come, so that those wait together."""
-    device = InferenceThread(policy, largest)
+    device = Device(policy, largest)
     device.start()
     device.give(given[0])
-    assert policy.begun.wait(WAIT_MS / 1e3)
+    assert policy.begun.wait(WAIT_S)
     for each in given[1:]:
         device.give(each)
     policy.go.set()
-    warm, *rest = reports(device, 1 + len(given))
+    warm, *rest = device.reports(1 + len(given))
     assert isinstance(warm, Warm)
     return [answer for answer in rest if isinstance(answer, Answer)]
 
@@ -128,11 +128,11 @@ def test_a_late_job_is_not_in_the_batch() -> None:
 def test_a_batch_waits_for_others_if_told_to() -> None:
     policy = Batching()
     policy.go.set()
-    device = InferenceThread(policy, 2, batch_wait_s=WAIT_MS / 1e3)
+    device = Device(policy, 2, batch_wait_s=WAIT_S)
     device.start()
     for each in jobs(1, 2):
         device.give(each)
-    reports(device, 3)
+    device.reports(3)
     assert policy.batches == [[1, 2]]
 
 
@@ -145,14 +145,14 @@ def test_a_lost_device_ends_the_thread(error: Exception, count: int) -> None:
         return {"actions": np.zeros((1, 1))}
 
     policy = Batching(infer)
-    device = InferenceThread(policy, 3)
+    device = Device(policy, 3)
     device.start()
     device.give(jobs(1)[0])
-    assert policy.begun.wait(WAIT_MS / 1e3)
+    assert policy.begun.wait(WAIT_S)
     for each in jobs(*range(2, 2 + count)):
         device.give(each)
     policy.go.set()
-    warm, answer, broken = reports(device, 3)
+    warm, answer, broken = device.reports(3)
     assert isinstance(warm, Warm)
     assert isinstance(answer, Answer)
     assert isinstance(broken, Broken)
@@ -166,9 +166,9 @@ def test_without_torch_only_our_own_error_counts(monkeypatch: pytest.MonkeyPatch
     def infer(observation: Observation) -> Any:
         raise RuntimeError("CUDA error, it says")
 
-    device = InferenceThread(Scripted(infer))
+    device = Device(Scripted(infer))
     device.start()
     device.give(job())
-    _, answer = reports(device, 2)
+    _, answer = device.reports(2)
     assert isinstance(answer, Answer)
     assert answer.fields["code"] == "policy_failed"

@@ -67,18 +67,26 @@ def test_env_and_model_give_the_public_configuration(settings: str, expected: li
     assert config.name == config.env.name
 
 
-WORKER_FILES = [p for p in sorted(FOLDER.rglob("*.yaml")) if p.name != "broker.yaml"]
+# Mappings are tables of names, not settings.
+SETTINGS = [
+    path
+    for path in sorted(FOLDER.rglob("*.yaml"))
+    if path.name != "broker.yaml" and path.parent.name != "mapping"
+]
 
 
-@pytest.mark.parametrize("path", WORKER_FILES, ids=lambda p: str(p.relative_to(FOLDER)))
+@pytest.mark.parametrize("path", SETTINGS, ids=lambda p: str(p.relative_to(FOLDER)))
 def test_every_key_has_a_comment(path: Path) -> None:
     lines = path.read_text().splitlines()
+    comments = " ".join(line for line in lines if line.startswith("#"))
     bare = []
     for before, line in itertools.pairwise(["", *lines]):
         key = line.lstrip().partition(":")[0]
         opens_a_part = key in ("defaults", "env", "model") and line == f"{key}:"
         handed_over = line == f"{key}: ${{{key}}}"
-        told = before.lstrip().startswith("#") or opens_a_part or handed_over
+        # For parts that have the same keys, and for several keys that belong together.
+        told_once = any(form in comments for form in (f"`{key}`", f" {key}: ", f" {key} seconds"))
+        told = before.lstrip().startswith("#") or opens_a_part or handed_over or told_once
         if ":" in line and not line.lstrip().startswith(("#", "-")) and not told:
             bare.append(line)
     assert bare == []
@@ -205,6 +213,10 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
         "device=cuda:x",
         "name=''",
         f"name={'x' * 129}",
+        "name=aloha@2",
+        "version=''",
+        "version=1@2",
+        f"version={'x' * 128}",
         "runtime.slots=0",
         "runtime.threads=0",
         "env.control_hz=0",
@@ -219,6 +231,22 @@ def test_an_unknown_key_or_value_fails_at_once(wrong: str) -> None:
 def test_values_that_cannot_work_are_named(wrong: str) -> None:
     with pytest.raises(ConfigError, match=wrong.partition("=")[0].split(".")[-1]):
         compose_worker("env=aloha_sim", "model=tiny", wrong)
+
+
+@pytest.mark.parametrize(
+    ("version", "served"),
+    [
+        ("2", "arm@2"),
+        ("2.0", "arm@2.0"),
+        ("007", "arm@007"),
+        ("2026-11-27", "arm@2026-11-27"),
+        ("true", "arm@true"),
+        ("null", "arm"),
+    ],
+)
+def test_a_version_is_taken_as_it_was_typed(version: str, served: str) -> None:
+    config = compose_worker("env=aloha_sim", "model=tiny", "name=arm", f"version={version}")
+    assert config.full_name == served
 
 
 @pytest.mark.parametrize("device", ["cuda:3", "cuda", "cpu", "auto"])

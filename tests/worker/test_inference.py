@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import select
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,9 +14,9 @@ import pytest
 from client.body import LARGE, decode_body
 from client.errors import BadObservation
 from client.wire import RequestId
-from worker.inference import Answer, Broken, InferenceThread, Job, Report, Warm
-
-WAIT_MS = 60_000
+from tests.worker.device import Device
+from worker.answers import Answer, Job
+from worker.inference import Broken, InferenceThread, Warm
 
 
 class Scripted:
@@ -27,19 +26,6 @@ class Scripted:
         self.infer = infer
 
 
-def reports(device: InferenceThread, count: int) -> list[Report]:
-    """The next reports, as the I/O thread takes them."""
-    poller = select.poll()
-    poller.register(device.wake_fd, select.POLLIN)
-    taken: list[Report] = []
-    while len(taken) < count:
-        assert poller.poll(WAIT_MS), "the device is silent"
-        taken += device.take_reports()
-        ended = [report for report in taken if isinstance(report, Broken)]
-        assert not ended or len(taken) == count, ended
-    return taken
-
-
 def job(observation: dict[str, Any] | None = None, sequence: int = 1, **header: Any) -> Job:
     header = {"id": RequestId(b"c" * 16, sequence), "attempt": 1, **header}
     return Job(header, observation or {}, time.monotonic(), 0.25)
@@ -47,11 +33,11 @@ def job(observation: dict[str, Any] | None = None, sequence: int = 1, **header: 
 
 def answer_to(policy: Any, *jobs: Job) -> list[Answer]:
     """What a started device makes of jobs."""
-    device = InferenceThread(policy)
+    device = Device(policy)
     device.start()
     for each in jobs:
         device.give(each)
-    warm, *answers = reports(device, 1 + len(jobs))
+    warm, *answers = device.reports(1 + len(jobs))
     assert isinstance(warm, Warm)
     assert all(isinstance(answer, Answer) for answer in answers)
     return [answer for answer in answers if isinstance(answer, Answer)]
@@ -157,37 +143,55 @@ def test_load_then_warm_up_then_ready() -> None:
             order.append("warm up")
             return np.float32(2.5)
 
-    device = InferenceThread(Careful(actions))
+    device = Device(Careful(actions))
     device.start()
-    (warm,) = reports(device, 1)
+    (warm,) = device.reports(1)
     assert order == ["load", "warm up"]
     assert isinstance(warm, Warm)
     assert (warm.inference_ms, type(warm.inference_ms)) == (2.5, float)
 
 
 def test_a_policy_that_does_not_say_how_fast_it_is() -> None:
-    device = InferenceThread(Scripted(actions))
+    device = Device(Scripted(actions))
     device.start()
-    assert reports(device, 1) == [Warm(None)]
+    assert device.reports(1) == [Warm(None)]
 
 
 @pytest.mark.parametrize("said", [float("nan"), -1.0, float("inf"), "fast", [1.0]])
 def test_a_speed_that_is_none(said: Any) -> None:
     policy = Scripted(actions)
     policy.warm_up = lambda: said  # type: ignore[attr-defined]
-    device = InferenceThread(policy)
+    device = Device(policy)
     device.start()
-    (broken,) = reports(device, 1)
+    (broken,) = device.reports(1)
     assert isinstance(broken, Broken)
     assert "warm_up answered" in str(broken.error)
 
 
-def test_a_signal_without_a_report_does_not_stay() -> None:
-    """As when one report is taken along with the one before it, and signals after that."""
-    device = InferenceThread(Scripted(actions))
-    os.eventfd_write(device.wake_fd, 1)
-    assert device.take_reports() == []
-    assert not select.select([device.wake_fd], [], [], 0)[0]
+def test_what_an_inference_is_expected_to_take_follows_what_the_last_ones_took() -> None:
+    policy = Scripted(actions)
+    slow = threading.Event()
+    policy.infer = lambda observation: slow.wait(0.02) or actions(observation)
+    device = Device(policy)
+    device.start()
+    device.give(job())
+    device.reports(2)
+    slow.set()
+    for sequence in range(2, 30):
+        device.give(job(sequence=sequence))
+        device.reports(1)
+    first, second, *_, last = device.begun
+    assert first == float("inf")
+    assert second >= 0.02
+    assert last < second
+
+
+def test_it_ends_when_no_more_jobs_come() -> None:
+    device = Device(Scripted(actions))
+    device.start()
+    device.give(job())
+    device.reports(2)
+    device.close()
 
 
 @pytest.mark.parametrize("result", [{"actions": [[0.0]]}, {"actions": None}, {}, [0.0], None])
@@ -205,9 +209,9 @@ def test_a_policy_that_cannot_be_made_ready(error: BaseException, stage: str) ->
 
     policy = Scripted(actions)
     setattr(policy, stage, fail)
-    device = InferenceThread(policy)
+    device = Device(policy)
     device.start()
-    (broken,) = reports(device, 1)
+    (broken,) = device.reports(1)
     assert isinstance(broken, Broken)
     assert broken.error is error
 
@@ -243,11 +247,11 @@ def test_whatever_a_policy_raises_fails_its_request_only(
     policy = Scripted(infer)
     if in_batch:
         policy.infer_batch = lambda observations: [infer(each) for each in observations]  # type: ignore[attr-defined]
-    thread = InferenceThread(policy, 2, batch_wait_s=60.0 * in_batch)
+    thread = Device(policy, 2, batch_wait_s=60.0 * in_batch)
     thread.start()
     for each in (job({"leave": 1}, 1), job({}, 2)):
         thread.give(each)
-    _, *answers = reports(thread, 3)
+    _, *answers = thread.reports(3)
     told = {each.job.id.sequence: each.fields for each in answers if isinstance(each, Answer)}
     assert told[1]["code"] == "policy_failed"
     assert type(error).__name__ in told[1]["message"]
@@ -257,11 +261,11 @@ def test_whatever_a_policy_raises_fails_its_request_only(
 def test_an_exception_among_the_results_of_a_batch_fails_its_request_only() -> None:
     policy = Scripted(actions)
     policy.infer_batch = lambda observations: [SystemExit(2), actions({})]  # type: ignore[attr-defined]
-    thread = InferenceThread(policy, 2, batch_wait_s=60.0)
+    thread = Device(policy, 2, batch_wait_s=60.0)
     thread.start()
     for each in (job({}, 1), job({}, 2)):
         thread.give(each)
-    _, *answers = reports(thread, 3)
+    _, *answers = thread.reports(3)
     kinds = [each.fields["kind"] for each in answers if isinstance(each, Answer)]
     assert kinds == ["failure", "result"]
 
@@ -291,7 +295,7 @@ def test_a_leftover_reaches_a_policy_that_takes_it() -> None:
 
 def test_a_leftover_that_is_refused_does_not_touch_its_batch() -> None:
     plain, left = job({"tag": 1}), job({"prev_actions": np.zeros((3, 2))}, sequence=2)
-    device = InferenceThread(Chunking(None))
-    answers = device._answers([left, plain, left])
+    thread = InferenceThread(Chunking(None), Device(Scripted(actions)), 3)
+    answers = thread._answers([left, plain, left])
     assert [answer.fields["kind"] for answer in answers] == ["failure", "result", "failure"]
     assert decode_body(list(answers[1].payload))["seen"]["tag"] == 1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import queue
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from client.body import encode_body
 from client.errors import MemoryUnreachable, ProtocolError
 from client.shared_memory import NONCE_BYTES, Reference, SharedMemory, host_token
 from client.wire import Header, RequestId
-from worker.inference import Answer, Job
+from worker.answers import Answer, Job
 from worker.intake import Intake
 
 WAIT_S = 60.0
@@ -76,9 +76,14 @@ def memory() -> Iterator[SharedMemory]:
 
 def in_memory(memory: SharedMemory, observation: dict[str, Any]) -> tuple[Header, Any]:
     body, *buffers = encode_body(observation)
-    reference = memory.write(buffers)
-    assert reference is not None
-    return {**REQUEST, "memory": reference}, [body]
+    return {**REQUEST, "memory": reference_to(memory, buffers)}, [body]
+
+
+def reference_to(memory: SharedMemory, buffers: Sequence[bytes | memoryview]) -> bytes:
+    """What a request names the buffers by, once they were written."""
+    written = memory.write(buffers)
+    assert written is not None
+    return written.reference
 
 
 def file_of(pixels: Any) -> bytes:
@@ -132,14 +137,14 @@ def test_memory_that_cannot_be_reached(kind: str, request: pytest.FixtureRequest
 
 
 def test_more_buffers_than_the_body_has_arrays(reading: Taken, memory: SharedMemory) -> None:
-    reference = memory.write([b"one", b"too many"])
+    reference = reference_to(memory, [b"one", b"too many"])
     with pytest.raises(ProtocolError, match="belong to no array"):
         reading.intake.take({**REQUEST, "memory": reference}, [b"\x80"])
 
 
 def test_a_request_without_a_body_is_refused(reading: Taken, memory: SharedMemory) -> None:
     with pytest.raises(ProtocolError):
-        reading.intake.take({**REQUEST, "memory": memory.write([b"one"])}, [])
+        reading.intake.take({**REQUEST, "memory": reference_to(memory, [b"one"])}, [])
 
 
 def test_the_brokers_limit_holds_for_memory_too(reading: Taken, memory: SharedMemory) -> None:

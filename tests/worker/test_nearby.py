@@ -74,7 +74,7 @@ def nearer() -> Iterator[Door]:
 
 @pytest.fixture
 def service(front: Door) -> Iterator[Service]:
-    service = Service(Policy(), name="p", broker=front.address, slots=1)
+    service = Service(Policy(), name="p", brokers=[front.address], slots=1)
     running = threading.Thread(target=service.run)
     running.start()
     yield service
@@ -137,16 +137,16 @@ def test_a_shorter_way_on_which_nobody_speaks_is_left_for_good(
     caplog.set_level("INFO")
     monkeypatch.setattr(connection, "_PATIENCE_S", 0.0)
     welcome(front, nearer.address)
-    while not caplog.text.count("going on by"):
+    while not caplog.text.count("switching to"):
         front.hears("heartbeat", within_ms=10)
     welcome(front, nearer.address)
     assert front.hears("ready")
-    assert caplog.text.count("going on by") == 1
+    assert caplog.text.count("switching to") == 1
 
 
 def test_a_worker_that_was_given_an_ipc_address_stays_there(nearer: Door) -> None:
     given = Door(f"ipc://@test-{uuid.uuid4()}")
-    service = Service(Policy(), name="p", broker=given.address, slots=1)
+    service = Service(Policy(), name="p", brokers=[given.address], slots=1)
     running = threading.Thread(target=service.run)
     running.start()
     welcome(given, nearer.address)

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from conf.flags import READER_GONE
 from scripts.local.forks import die_with
 from scripts.local.processes import free_ports
 from tests.worker.test_service import Broker
@@ -123,19 +122,3 @@ def test_a_package_that_is_missed_when_the_model_is_loaded() -> None:
     assert done.returncode == 3, done.stderr
     assert "the worker needs torch" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_help_may_be_cut_off_by_its_reader() -> None:
-    reader, writer = os.pipe()
-    os.close(reader)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-m", "worker", "--help"],
-            stdout=writer,
-            stderr=subprocess.PIPE,
-            timeout=WAIT_S,
-            check=False,
-        )
-    finally:
-        os.close(writer)
-    assert (done.returncode, done.stderr) == (READER_GONE, b"")

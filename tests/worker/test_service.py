@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,7 +16,7 @@ from client.errors import BadObservation
 from client.wire import FROM_WORKER, Header, RequestId, decode_header, encode_header
 from worker.errors import DeviceLost
 from worker.events import BROKEN, REFUSED, STOPPED
-from worker.service import Service
+from worker.service import GLANCE_S, Service
 
 WAIT_S = 60.0
 EPOCH = 11
@@ -90,7 +91,7 @@ class Running(threading.Thread):
 
     def __init__(self, policy: Any, endpoint: str) -> None:
         super().__init__()
-        self.service = Service(policy, name="served", broker=endpoint, slots=2)
+        self.service = Service(policy, name="served", brokers=[endpoint], slots=2)
         self.code: int | None = None
         self.start()
 
@@ -168,6 +169,78 @@ def test_heartbeats_go_on_during_an_inference_and_say_what_is_in_hand(
     assert broker.hears("heartbeat", n=42)["ids"] == []
 
 
+def test_an_inference_that_takes_long_for_once_silences_nothing(
+    broker: Broker, worker: Running, policy: Policy
+) -> None:
+    broker.welcomes()
+    for sequence in range(1, 40):  # after these, the next is expected to be short
+        broker.gives(sequence, {"tag": sequence})
+        broker.hears("result")
+    id = broker.gives(40, {"tag": 40, "wait": True})
+    for n in range(100, 103):
+        broker.says("heartbeat", n=n)
+        assert broker.hears("heartbeat", n=n)["ids"] == [(id, 1)]
+    next_id = broker.gives(41, {"tag": 41})
+    while len(broker.hears("heartbeat")["ids"]) < 2:
+        pass
+    policy.go.set()
+    assert [broker.hears("result")["id"] for _ in range(2)] == [id, next_id]
+
+
+def test_it_can_be_stopped_whatever_it_is_doing(broker: Broker, policy: Policy) -> None:
+    for sequence in (1, 2):
+        running = Running(policy, broker.endpoint)
+        broker.welcomes()
+        if sequence == 2:
+            broker.gives(sequence, {"wait": True})
+            broker.hears("heartbeat", ids=[(RequestId(b"c" * 16, sequence), 1)])
+            running.service.stop()
+            broker.hears("heartbeat", state="draining")
+        running.service.stop()
+        running.service.stop()
+        assert running.ends() == STOPPED
+        assert running.service.is_idle is (sequence == 1)
+    policy.go.set()
+
+
+def test_the_sockets_are_closed_when_no_thread_uses_them_any_more(
+    broker: Broker, policy: Policy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    running = Running(policy, broker.endpoint)
+    broker.welcomes()
+    conversations = running.service._conversations
+    really, order = conversations.close, []
+
+    def serve(*_: object) -> bool:
+        conversations.exit_code = STOPPED
+        time.sleep(3 * GLANCE_S)  # the main thread looks meanwhile
+        order.append("served")
+        return True
+
+    def close() -> None:
+        order.append("closed")
+        really()
+
+    monkeypatch.setattr(conversations, "close", close)
+    monkeypatch.setattr(conversations, "serve", serve)
+    assert running.ends() == STOPPED
+    assert order == ["served", "closed"]
+
+
+@pytest.mark.parametrize("method", ["serve", "take"])
+def test_a_bug_of_ours_on_either_thread_ends_it(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    service = Service(Policy(), name="served", brokers=[broker.endpoint], slots=2)
+
+    def fail(*_: object) -> None:
+        raise KeyError("planted")
+
+    monkeypatch.setattr(service._conversations, method, fail)
+    with pytest.raises(KeyError, match="planted"):
+        service.run()
+
+
 def test_what_cannot_be_read_fails_that_request_only(broker: Broker, worker: Running) -> None:
     broker.welcomes()
     for body in ([b"\xc1"], [b"\x90"], [b"\x80", b"nobody's"], []):
@@ -225,7 +298,7 @@ def test_metadata_that_cannot_be_sent_once_they_are_known(broker: Broker) -> Non
 
 def test_who_is_answered_by_hello(broker: Broker, worker: Running) -> None:
     broker.welcomes()
-    incarnation = broker.hears("heartbeat") and worker.service._incarnation
+    incarnation = broker.hears("heartbeat") and worker.service._conversations._incarnation
     broker.says("who")
     assert broker.hears("hello")["incarnation"] == incarnation
 
@@ -343,9 +416,9 @@ def test_metadata_that_cannot_be_sent() -> None:
         metadata = {"robot": object()}  # noqa: RUF012 - read only
 
     with pytest.raises(BadObservation, match="robot: object cannot be sent"):
-        Service(Mute(), name="served", broker="tcp://127.0.0.1:1", slots=1)
+        Service(Mute(), name="served", brokers=["tcp://127.0.0.1:1"], slots=1)
 
 
 def test_no_address() -> None:
     with pytest.raises(zmq.ZMQError):
-        Service(Policy(), name="served", broker="nowhere", slots=1)
+        Service(Policy(), name="served", brokers=["nowhere"], slots=1)

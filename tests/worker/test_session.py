@@ -11,7 +11,9 @@ import pytest
 from client.errors import ProtocolError
 from client.wire import (
     FROM_WORKER,
+    MAX_CLIENT,
     MAX_HEADER,
+    MAX_INT,
     MAX_SLOTS,
     Header,
     RequestId,
@@ -20,7 +22,9 @@ from client.wire import (
 )
 from worker.events import (
     BROKEN,
+    DRAIN_S,
     REFUSED,
+    RETIRED_S,
     STOPPED,
     Answered,
     Command,
@@ -37,7 +41,7 @@ from worker.events import (
     Tick,
     Undecodable,
 )
-from worker.session import DRAIN_S, SILENCE_S, Session
+from worker.session import SILENCE_S, Session
 from worker.stages import MOST_STAGES, OTHER, fit_timing
 
 EPOCH = 7
@@ -227,18 +231,19 @@ def test_stages_that_are_no_milliseconds_are_left_out() -> None:
     assert fit_timing({**exactly, "x": 2.0, "y": 3.0}) == {**exactly, OTHER: 5.0}
 
 
-def test_heartbeats_fit_into_a_header_however_long_the_ids_are() -> None:
+def test_a_heartbeat_has_room_for_every_request_in_hand() -> None:
+    """What it left out would be taken for lost by the broker, and given to another worker."""
     life = ready()
-    for sequence in range(MAX_SLOTS + 5):
-        life.hear("infer", id=RequestId(b"c" * 16, sequence), attempt=1)
+    longest = [RequestId(b"r" * MAX_CLIENT, MAX_INT - n) for n in range(MAX_SLOTS)]
+    for id in longest:
+        life.hear("infer", id=id, attempt=1000)
+    life.hear("heartbeat", n=MAX_INT)
     life.passes(0.1)
-    assert len(life.said("heartbeat")[0]["ids"]) == MAX_SLOTS
-    for sequence in range(40):
-        life.hear("infer", id=RequestId(b"r" * 255, sequence), attempt=1)
+    (heartbeat,) = life.said("heartbeat")
+    assert [id for id, _ in heartbeat["ids"]] == longest
+    life.hear("infer", id=RequestId(b"c", 1), attempt=1)  # the broker has forgotten an older one
     life.passes(0.1)
-    ids = life.said("heartbeat")[0]["ids"]
-    assert ids[-1][0].sequence == 39  # the newest are named
-    assert len(ids) > 10
+    assert [id for id, _ in life.said("heartbeat")[0]["ids"]] == [*longest[1:], RequestId(b"c", 1)]
 
 
 def test_who_is_answered_by_hello() -> None:
@@ -299,6 +304,15 @@ def test_draining_tells_the_broker_at_once_and_waits_for_two_of_its_beats() -> N
     assert exits(commands) == [STOPPED]
 
 
+def test_draining_that_begins_before_the_first_beat_waits_for_two_after_that() -> None:
+    life = ready()  # of a broker that has counted for long
+    life.tell(Stop())
+    life.hear("heartbeat", n=1000)
+    assert exits(life.passes(0.3)) == []
+    life.hear("heartbeat", n=1002)
+    assert exits(life.passes(0.1)) == [STOPPED]
+
+
 def test_draining_ends_in_time_whatever_is_still_in_hand() -> None:
     life = ready()
     given(life)
@@ -349,7 +363,7 @@ def test_any_history_keeps_the_protocol(seed: int) -> None:
     for _ in range(300):
         fields = {
             "epoch": random.choice((EPOCH, EPOCH, EPOCH + 1)),
-            "id": RequestId(random.choice((b"c" * 16, b"r" * 255)), random.randrange(90)),
+            "id": RequestId(random.choice((b"c" * 16, b"r" * MAX_CLIENT)), random.randrange(90)),
             "attempt": random.choice((1, 1, 2)),
             "n": random.choice(numbers),
             "heartbeat_ms": random.choice((None, 1.0, 100.0)),
@@ -382,3 +396,46 @@ def test_any_history_keeps_the_protocol(seed: int) -> None:
     for request in running:
         life.tell(Answered(request, RESULT, (b"",)))
     assert life.session.in_hand == {}
+
+
+def test_a_retired_worker_drains_as_on_a_signal_and_once() -> None:
+    life = ready()
+    request = given(life)
+    life.hear("retire")
+    assert life.said("heartbeat")[0]["state"] == "draining"
+    assert exits(life.hear("retire")) == []  # it is repeated until the broker hears of it
+    life.tell(Answered(request, RESULT, (b"actions",)))
+    assert kinds(life.commands) == ["result"]
+    life.hear("heartbeat", n=5)
+    life.hear("heartbeat", n=7)
+    assert exits(life.passes(DRAIN_S)) == [STOPPED]
+
+
+def test_a_retired_worker_takes_its_time_and_one_that_is_stopped_then_does_not() -> None:
+    for is_stopped in (False, True):
+        life = ready()
+        given(life)
+        life.hear("retire")
+        commands = life.passes(DRAIN_S + 1.0)
+        assert exits(commands) == []
+        if is_stopped:
+            assert exits(life.tell(Stop())) == []
+        commands = life.passes(DRAIN_S if is_stopped else RETIRED_S)
+        assert exits(commands) == [STOPPED]
+        assert kinds(commands)[-1] == "goodbye"
+
+
+def test_a_retired_worker_does_not_wait_long_for_another_broker_to_count_as_far() -> None:
+    life = ready()
+    life.hear("heartbeat", n=1000)
+    life.hear("retire")
+    life.hear("welcome", epoch=EPOCH + 1)
+    life.hear("heartbeat", epoch=EPOCH + 1, n=2)
+    life.hear("heartbeat", epoch=EPOCH + 1, n=4)
+    assert exits(life.passes(DRAIN_S)) == [STOPPED]
+
+
+def test_a_broker_that_is_no_more_cannot_retire_it() -> None:
+    life = ready()
+    life.hear("retire", epoch=EPOCH + 1)
+    assert life.session.state == "ready"

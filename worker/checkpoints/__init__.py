@@ -1,1 +1,1 @@
-"""Finding and downloading checkpoints, reading their formats, converting and inspecting them."""
+"""Finding and downloading checkpoints, and reading what they hold, in every public form."""

@@ -1,4 +1,4 @@
-"""Finding a checkpoint's files, and a fingerprint of all that decides about its answers.
+"""Finding a checkpoint's files, and a fingerprint of everything that its answers depend on.
 
 A checkpoint is a folder in the public layout: the weights, `model.safetensors` or JAX's `params/`,
 and beside them `assets/<asset id>/norm_stats.json`. It may lie in object storage: then it is looked
@@ -66,7 +66,7 @@ class Sources:
     checkpoint: str | None
     tokenizer: str | None
     embedded: bool
-    """Is this the model that needs neither?"""
+    """Whether this is the model that needs neither."""
     trained: Path | None = None
     """Folder of the trained weights that ship for this model and robot, if there are any."""
 
@@ -130,7 +130,7 @@ class Sources:
 
 
 def digest(files: Checkpoint, settings: Mapping[str, Any]) -> str:
-    """A SHA-256 in hex over all that decides about the answers.
+    """A SHA-256 in hex over everything that the answers depend on.
 
     The weights' header, sizes and about 1000 evenly spaced samples of 4 KB (reading all would take
     longer than loading), the statistics, the tokenizer, and `settings`, as plain data.

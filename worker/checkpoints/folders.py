@@ -1,4 +1,4 @@
-"""Finding the weights in a folder, and saying what to do where they are not in it."""
+"""Finding the weights in a folder, or saying what to do if they are not in it."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def local_path(location: str, cache: Cache) -> Path:
     """Where `location`, a path or an address, lies on this machine, or will.
 
     Raises:
-        CheckpointError: it is an address of another kind than those that are read.
+        CheckpointError: it is an address of a kind that is not read.
     """
     if is_remote(location):
         return cache.path(parse(location))
@@ -57,7 +57,7 @@ def local_path(location: str, cache: Cache) -> Path:
 
 
 def local_folder(checkpoint: str, cache: Cache) -> Path:
-    """The checkpoint's folder on this machine; of a LeRobot run that of its last policy.
+    """The checkpoint's folder on this machine; for a LeRobot run, that of its last policy.
 
     Raises:
         CheckpointError: there is none.
@@ -116,7 +116,7 @@ def find_weights(folder: Path) -> Path:
 
 
 def asset_ids(folder: Path) -> list[str]:
-    """For which robots a checkpoint brings statistics: values that `env.asset_id` can take."""
+    """The robots that a checkpoint has statistics for: values that `env.asset_id` can take."""
     assets = folder / "assets"
     found = (path for path in files_below(assets) if path.name == "norm_stats.json")
     return sorted(str(path.parent.relative_to(assets)) for path in found)

@@ -1,4 +1,4 @@
-"""How the files of a checkpoint's weights are called, in each form that is read."""
+"""The names of the files that hold a checkpoint's weights, in each form that is read."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ WEIGHTS_FOLDER = "params"
 
 
 def has_weights(folder: Path) -> bool:
-    """Do weights lie directly in `folder`, in any form that is read?"""
+    """Whether weights lie directly in `folder`, in any form that is read."""
     files = (folder / WEIGHTS_FILE, folder / WEIGHTS_INDEX)
     return any(path.is_file() for path in files) or (folder / WEIGHTS_FOLDER).is_dir()

@@ -3,8 +3,8 @@
 A folder `pretrained_model/` has `config.json`, and `policy_preprocessor.json` and
 `policy_postprocessor.json` with the steps around the model; the normaliser's numbers lie in a
 safetensors file of their own. Older pi0 policies have no such steps: the numbers lie among the
-weights. What is not known here is refused by its name, since a step that is left out gives actions
-that look right and are not.
+weights. A step that is not known here is refused by its name, since leaving it out would give
+actions that look right and are not.
 """
 
 import json
@@ -71,11 +71,11 @@ class LeRobotPolicy:
     state: Normalizer
     actions: Normalizer
     adapts_to_pi: bool
-    """Was it trained in the convention that `env.adapt_to_pi` translates to?"""
+    """Whether it was trained in the convention that `env.adapt_to_pi` translates to."""
     has_delta_actions: bool
-    """Are actions relative to the state, as `env.delta_mask` undoes it?"""
+    """Whether actions are relative to the state, which `env.delta_mask` undoes."""
     files: tuple[Path, ...]
-    """The small files that decide about its answers."""
+    """The small files that its answers depend on."""
 
 
 def read_lerobot(folder: Path, weights: Path, config: Mapping[str, Any]) -> LeRobotPolicy:

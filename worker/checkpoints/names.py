@@ -49,8 +49,8 @@ def match(weights: Weights, shapes: dict[str, tuple[int, ...]]) -> dict[str, str
     """Which tensor of `weights` fills which parameter: the public name, by ours.
 
     Raises:
-        CheckpointError: a tensor is missing, has another shape or is no float, or there is one
-            that the model has no place for.
+        CheckpointError: a tensor is missing, has another shape or is not of floats, or the model
+            has no place for one.
     """
     left = dict(weights.tensors)
     matched: dict[str, str] = {}

@@ -63,7 +63,7 @@ class Leaf:
                 yield self._block(streams, min(rows, band - start))
 
     def _streams(self, band: int) -> Iterator[tuple[tuple[slice, ...], Stream]]:
-        """What lies where in the rows of the `band`-th row of chunks."""
+        """The chunks of the `band`-th row of chunks, each with its place in the array's rows."""
         counts = (range(-(-n // c)) for n, c in zip(self.shape[1:], self.chunks[1:], strict=True))
         for place in itertools.product(*counts):
             name = self.separator.join(map(str, (band, *place)))
@@ -138,7 +138,7 @@ class OrbaxFolder:
         return bytes(result.value)
 
     def damaged(self, how: str) -> CheckpointError:
-        """The error for files that are there and don't hold what they should."""
+        """The error for files that exist but do not hold what they should."""
         return CheckpointError(
             f"{self.path} is damaged or was not copied completely: {how}; copy it again"
         )
@@ -147,7 +147,7 @@ class OrbaxFolder:
         # Slow to import, and needed for this form only.
         import tensorstore
 
-        # Not as a URL, in which some characters of file names would have a meaning of their own.
+        # Not as a URL, in which some characters of file names would have a special meaning.
         base = {"driver": "file", "path": f"{self.path.absolute()}/"}
         try:
             return tensorstore.KvStore.open({"driver": "ocdbt", "base": base}).result()

@@ -33,7 +33,7 @@ class OrbaxWeights:
     """The tensors of a `params/` folder: pi0, pi0.5 or pi0-FAST."""
 
     def __init__(self, path: Path) -> None:
-        """Read what arrays there are.
+        """List the arrays.
 
         Raises:
             CheckpointError: the folder is damaged, or has leaves that no model of the family has.

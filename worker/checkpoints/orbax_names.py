@@ -1,4 +1,4 @@
-"""Which leaf of a JAX checkpoint is which tensor of the PyTorch form, and how it is turned.
+"""Which leaf of a JAX checkpoint is which tensor of the PyTorch form, and how it is rearranged.
 
 JAX stacks all layers of a kind in one leaf, stores matrices as (in, out) and keeps heads on an
 axis of their own; the PyTorch form is the transformers library's, as in `worker.checkpoints.names`.
@@ -23,7 +23,7 @@ class Part:
 
 
 def same(x: Array) -> Array:
-    """Nothing to turn."""
+    """Nothing to rearrange."""
     return x
 
 

@@ -17,7 +17,7 @@ _OLDER = {
 
 
 def public_name(stored: str) -> str:
-    """The name by which the tensor `stored` goes here."""
+    """The one name that the tensor `stored` has here."""
     name = stored.removeprefix("model.")
     for older, newer in _OLDER.items():
         if name.startswith(older):

@@ -22,7 +22,7 @@ class SavedConfig:
     sizes: Mapping[str, int | bool]
     """By their keys below `model.`."""
     lerobot: LeRobotPolicy | None
-    """What else is known where LeRobot saved it."""
+    """What else is known if LeRobot saved it."""
 
 
 def read_saved_config(folder: Path, weights: Path) -> SavedConfig | None:
@@ -53,7 +53,7 @@ def read_saved_config(folder: Path, weights: Path) -> SavedConfig | None:
 def served_model(
     model: ModelConfig, saved: SavedConfig | None, given: Collection[str]
 ) -> ModelConfig:
-    """`model` with the sizes that `saved` tells.
+    """`model` with the sizes that `saved` gives.
 
     Args:
         given: the settings that the user gave, such as `model.action_horizon`.

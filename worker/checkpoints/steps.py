@@ -43,10 +43,10 @@ def steps_of(path: Path, pipeline: Mapping[str, Any]) -> list[Step]:
 
 
 def check_steps(before: Sequence[Step], after: Sequence[Step], kind: Architecture) -> None:
-    """Make sure that nothing happens around the model that is not done here too.
+    """Make sure that every step around the model is one that is done here too.
 
     Raises:
-        CheckpointError: a step is not known, does something that is not known, is missing or comes
+        CheckpointError: a step is not known, has a setting that is not known, is missing, or comes
             in another order.
     """
     for steps, known in ((before, _BEFORE), (after, _AFTER)):
@@ -84,7 +84,7 @@ def rename_map(before: Sequence[Step], cameras: Sequence[str], prefix: str) -> d
     """The data set's camera by the model's, as the renaming step says; keys have `prefix`.
 
     Raises:
-        CheckpointError: something else is renamed than one camera to another.
+        CheckpointError: something other than a camera is renamed.
     """
     renamed: dict[str, str] = {}
     for step in (step for step in before if step.name == RENAME):

@@ -36,7 +36,7 @@ class Weights(Protocol):
 
     @property
     def not_floats(self) -> Mapping[str, str]:
-        """The dtypes of tensors that are no floats, and so no weights, by their public names."""
+        """The dtypes of tensors that are not floats, and so not weights, by their public names."""
 
     @property
     def leaf_shapes(self) -> Mapping[str, tuple[int, ...]]:
@@ -96,7 +96,7 @@ def shards(index: Path) -> list[Path]:
 class SafetensorsWeights:
     """One or several open safetensors files.
 
-    A tensor that is tied, and stored under both of its names, is there once.
+    A tied tensor that is stored under both of its names is there once.
     """
 
     def __init__(self, path: Path, files: Collection[WeightsFile]) -> None:
@@ -120,7 +120,7 @@ class SafetensorsWeights:
                 if name in self._places and name != EMBEDDING_NAME:
                     raise CheckpointError(f"{path} holds two tensors that are both {name}")
                 if name not in self._places or "embed_tokens" in stored_name:
-                    # What the prompt is read with, should the two not be tied after all.
+                    # The one that prompts are read with, in case the two are not tied after all.
                     self._places[name] = file, tensor
 
     @property

@@ -1,4 +1,4 @@
-"""Real-time chunking in the flow: a new chunk that begins as the previous one goes on.
+"""Real-time chunking in the flow: the new chunk begins as a continuation of the previous one.
 
 After "Real-Time Execution of Action Chunking Flow Policies" (arXiv 2506.07339). Time t runs from
 1 (noise) to 0 (actions), as in `worker.models.pi0`; the paper's is 1 - t.
@@ -19,7 +19,7 @@ Velocity = Callable[[int, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Guides:
-    """What each request of a batch follows; zero weights and no given rows: nothing."""
+    """What each request of a batch follows: nothing if its weights are zero and no row is given."""
 
     previous: Tensor
     """Float32 (batch, horizon, dim), normalised."""
@@ -31,7 +31,7 @@ class Guides:
     """Bool (batch, horizon): rows that are taken from `previous`; None: no row at all."""
 
     def reset(self, actions: Tensor) -> Tensor:
-        """`actions` with the given rows as they are given."""
+        """`actions`, with the given rows put back to what was given."""
         if self.given is None:
             return actions
         return torch.where(self.given[..., None], self.previous, actions)
@@ -42,7 +42,7 @@ class Guides:
 
 
 def guidance_weight(time: float) -> float:
-    """How much a flow is pulled at `time`, before it is limited: infinite at the noise.
+    """How strongly a flow is pulled at `time`, before the limit: infinitely at the noise.
 
     (1 - tau) / tau * (tau^2 + (1 - tau)^2) / (1 - tau)^2 with tau = 1 - time: equation 2 of the
     paper, with its r_tau^2.
@@ -54,7 +54,7 @@ def guidance_weight(time: float) -> float:
 def guide(
     velocity: Velocity, noise: Tensor, times: Sequence[float], guides: Guides, by_gradient: bool
 ) -> Tensor:
-    """Actions, float32 (batch, horizon, dim), that flow from `noise` past what `guides` says.
+    """Actions, float32 (batch, horizon, dim), that flow from `noise` as `guides` directs.
 
     `times`: of each step; `by_gradient`: the error goes back through the flow's Jacobian ("vjp"),
     else it acts as it is ("identity").
@@ -93,8 +93,9 @@ def _pull_by_gradient(
 class RowTimes:
     """Flow steps in which some rows are at time 0 and the others at the step's own.
 
-    All that depends on time was computed for either, so rows are only chosen; and the many small
-    vectors of pi0.5's norms lie in one tensor: choosing is a kernel or two a step, not a hundred.
+    All that depends on time was computed for both, so rows are only chosen between them. The many
+    small vectors of pi0.5's norms lie in one tensor, so that choosing takes a kernel or two a step
+    and not a hundred.
     """
 
     def __init__(self, clean: FlowStep, steps: Sequence[FlowStep]) -> None:

@@ -31,7 +31,7 @@ class FlowStep:
 
 
 class Pi0(PaliGemma):
-    """pi0 or pi0.5. `model.architecture` says which."""
+    """pi0 or pi0.5, as `model.architecture` says."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__(config)
@@ -54,7 +54,7 @@ class Pi0(PaliGemma):
         """Keys and values of all tokens that stay the same over the flow's steps.
 
         Shapes as in `embed_prefix`; `state`: float32 (batch, action dim), normalised; `lengths`:
-        int64 (batch,), how many of `tokens` are no padding, None: all. pi0's state token sees the
+        int64 (batch,), how many of `tokens` are not padding, None: all. pi0's state token sees the
         prefix but not the actions, so it belongs here too; pi0.5 has none.
         """
         x, valid = self.embed_prefix(images, tokens), None

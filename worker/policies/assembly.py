@@ -1,4 +1,4 @@
-"""What a checkpoint decides about the way between its robot and its model."""
+"""What a checkpoint says about its robot's inputs: statistics, cameras and the prompt's form."""
 
 from worker.checkpoints.files import Checkpoint
 from worker.config import Architecture, EnvConfig, ModelConfig

@@ -1,4 +1,4 @@
-"""A policy of the pi0 family: a model between two transforms, whichever model it is.
+"""What all policies of the pi0 family share: a model between two transforms.
 
 Made cheaply, so that a worker can say what it is before torch is imported; `load` does the rest.
 """
@@ -20,6 +20,7 @@ from worker.checkpoints.download import Cache, fetch
 from worker.checkpoints.folders import system_errors
 from worker.checkpoints.saved_config import served_model
 from worker.config import Architecture, DownloadConfig, Dtype, EnvConfig, ModelConfig, RuntimeConfig
+from worker.device_name import Device
 from worker.errors import CheckpointError, SettingsError
 from worker.policies.assembly import prompt_form, scales_and_cameras
 from worker.policies.warm_up import blank_observation, camera_sets
@@ -27,7 +28,6 @@ from worker.robots import find_robot
 from worker.robots.observations import Array, Image, describe
 from worker.robots.tokenizers import PromptTokenizer
 from worker.robots.transforms import ModelInput, NoActions, Transforms, check_fit
-from worker.runtime.device_name import Device
 from worker.runtime.threads import set_threads
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
     """`infer` turns one observation of `env`'s robot into one chunk of its actions."""
 
     architectures: ClassVar[tuple[Architecture, ...]]
-    """Those that this policy can serve."""
+    """The architectures that this policy can serve."""
     reads_only = True
 
     def __init__(
@@ -166,7 +166,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         return 1e3 * (time.perf_counter() - started)
 
     def _try(self, images: Sequence[Image]) -> None:
-        """Infer on nothing. What comes of it need not be a chunk of actions, but finite."""
+        """Infer on a blank observation. The answer must be finite, but need not be a chunk."""
         for answer in self._answers([self._blank(images)])[0]:
             if isinstance(answer, Exception):
                 raise answer
@@ -177,8 +177,8 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Actions, float64 (horizon, robot's action dim), and milliseconds by stage.
 
-        `prompt_shortened_to` is there where the model had no room for the robot's whole text, and
-        is what it read of it.
+        If the model had no room for the robot's whole text, `prompt_shortened_to` is the part that
+        it read.
 
         Raises:
             BadObservation: it is not what the robot sends.
@@ -206,7 +206,7 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
     def _answers(
         self, observations: Sequence[dict[str, Any]]
     ) -> tuple[list[dict[str, Any] | BadObservation | PolicyFailed | None], dict[str, float]]:
-        """Answers, None for what is no chunk of actions, and the milliseconds that they took."""
+        """Answers, None where one is not a chunk, and the milliseconds that they took."""
         started = time.perf_counter()
         checked = [self._check(observation) for observation in observations]
         good = [item for item in checked if isinstance(item, ModelInput)]
@@ -268,9 +268,12 @@ class ChunkPolicy(ABC, Generic[RunnerOf]):
         ), None
 
     def _deciding_settings(self) -> dict[str, Any]:
+        env = asdict(self._env)
+        if self._env.guards.on_breach is None:
+            del env["guards"]  # rules that nobody applies decide nothing
         return {
             "policy": type(self).__name__,
-            "env": asdict(self._env),
+            "env": env,
             "model": asdict(self._model),
             "default_prompt": self._default_prompt,
         }

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import time
 import zlib
 from typing import Any
 
 import numpy as np
+
+from worker.policies.stand_in import StandIn
 
 
 def fingerprint(observation: dict[str, Any]) -> int:
@@ -25,7 +26,7 @@ def fingerprint(observation: dict[str, Any]) -> int:
     return checksum
 
 
-class EchoPolicy:
+class EchoPolicy(StandIn):
     """`actions` are filled with the observation's fingerprint; `observation` is what came.
 
     Raises:
@@ -38,29 +39,14 @@ class EchoPolicy:
         Raises:
             ValueError: it is negative.
         """
-        if time_s < 0.0:
-            raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
-        self._time_s = time_s
-        self._shape = (action_horizon, action_dim)
-        self.digest = f"echo-{action_horizon}-{action_dim}"
-        self.metadata = {
-            "robot": "any",
-            "model": "echo",
-            "action_horizon": action_horizon,
-            "action_dim": action_dim,
-            "digest": self.digest,
-        }
-
-    def warm_up(self) -> float:
-        """Milliseconds that an inference takes."""
-        return self._time_s * 1e3
+        super().__init__("echo", time_s, action_horizon, action_dim)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Float64 (action_horizon, action_dim), each number the fingerprint; and the observation.
 
         The seed that the worker adds is left out of both.
         """
-        time.sleep(self._time_s)
+        self._take_time()
         asked = {key: value for key, value in observation.items() if key != "seed"}
         actions = np.full(self._shape, float(fingerprint(asked)))
         return {"actions": actions, "observation": asked}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import numpy as np
 
+from worker.policies.stand_in import StandIn
 
-class NoopPolicy:
+
+class NoopPolicy(StandIn):
     """Zeros, float32 (action_horizon, action_dim), after `time_s` seconds.
 
     Raises:
@@ -23,25 +24,10 @@ class NoopPolicy:
         Raises:
             ValueError: it is negative.
         """
-        if time_s < 0.0:
-            raise ValueError(f"policy.time_s is {time_s}: seconds from 0 on are expected")
-        self._time_s = time_s
-        self._actions = np.zeros((action_horizon, action_dim), np.float32)
-        self.digest = f"noop-{action_horizon}-{action_dim}"
-        self.metadata = {
-            "robot": "any",
-            "model": "noop",
-            "action_horizon": action_horizon,
-            "action_dim": action_dim,
-            "digest": self.digest,
-        }
-
-    def warm_up(self) -> float:
-        """Milliseconds that an inference takes."""
-        return self._time_s * 1e3
+        super().__init__("noop", time_s, action_horizon, action_dim)
+        self._actions = np.zeros(self._shape, np.float32)
 
     def infer(self, observation: dict[str, Any]) -> dict[str, Any]:
         """Zeros, whatever the observation."""
-        if self._time_s:
-            time.sleep(self._time_s)
+        self._take_time()
         return {"actions": self._actions}

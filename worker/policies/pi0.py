@@ -16,7 +16,7 @@ class Pi0Policy(ChunkPolicy["Runner"]):
     architectures = (Architecture.pi0, Architecture.pi05)
 
     def warm_up(self) -> float:
-        """Also makes ready for every batch and prompt that may come."""
+        """Also prepare for every batch and prompt that may come."""
         sets = camera_sets(self.transforms.cameras)
         given = [self.transforms.inputs(self._blank(images)) for images in sets]
         # A prompt that holds the state has no usual length.

@@ -1,4 +1,4 @@
-"""pi0-FAST as a policy: as pi0, but its model writes tokens that stand for actions."""
+"""pi0-FAST as a policy: like pi0, but its model writes tokens that stand for actions."""
 
 import hashlib
 from collections.abc import Callable
@@ -44,7 +44,7 @@ class Pi0FastPolicy(ChunkPolicy["FastRunner"]):
         super().__init__(**settings)
 
     def warm_up(self) -> float:
-        """Also makes ready for every batch that the worker may form."""
+        """Also prepare for every batch that the worker may form."""
         for batch in range(1, self._runtime.slots + 1):
             self.runner.prepare(batch)
         return super().warm_up()

@@ -1,4 +1,4 @@
-"""Observations of nothing, with which a policy is made ready before a robot asks it."""
+"""Blank observations, with which a policy warms up before a robot asks it."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -42,10 +42,10 @@ def actions_from_model(actions: Array) -> Array:
 
 
 def actions_to_model(actions: Array) -> Array:
-    """Commands to the robot (rows, 14) in the models' convention: undoes `actions_from_model`."""
+    """Commands to the robot (..., 14) in the models' convention: undoes `actions_from_model`."""
     actions = SIGNS * actions
-    angle = actions[:, GRIPPERS] * (COMMAND[1] - COMMAND[0]) + COMMAND[0]
-    actions[:, GRIPPERS] = angle - ANGLE[0]
+    angle = actions[..., GRIPPERS] * (COMMAND[1] - COMMAND[0]) + COMMAND[0]
+    actions[..., GRIPPERS] = angle - ANGLE[0]
     return actions
 
 

@@ -53,7 +53,7 @@ class ActionTokenizer:
         return int(self._bpe.get_vocab_size())
 
     def decode(self, tokens: Sequence[int], horizon: int, dim: int) -> Array | None:
-        """The normalised actions (horizon, dim) of `tokens`; None where they are no such chunk.
+        """The normalised actions (horizon, dim) of `tokens`; None if they are not such a chunk.
 
         Tokens beyond the vocabulary are skipped.
         """
@@ -81,7 +81,7 @@ class FastTokenizer:
         """Make sure that the text tokenizer has room for all action tokens.
 
         Raises:
-            CheckpointError: it has not.
+            CheckpointError: it has too little.
         """
         room = self.text.vocab_size - RESERVED
         if self.actions.vocab_size > room:
@@ -94,9 +94,8 @@ class FastTokenizer:
     def chunk(self, ids: Tokens) -> Array | None:
         """Normalised actions, float64 (horizon, dim), of what the model wrote.
 
-        None where that is no chunk: the public system then answers zeros, which a robot cannot
-        tell from actions. NaN where an id is negative, as it is where the model's numbers were not
-        finite.
+        None if that is not a chunk: openpi then answers zeros, which a robot cannot tell from
+        actions. NaN if an id is negative, as it is when the model's numbers were not finite.
         """
         if (ids < 0).any():
             return np.full((self.horizon, self.dim), np.nan)
@@ -107,7 +106,7 @@ class FastTokenizer:
         _, begin, after = self.text.decode(ids).partition(BEGIN)
         if not begin:
             return None
-        # The public system splits at each of them.
+        # openpi splits at each of them.
         written = after.partition(BEGIN)[0].partition(END)[0].strip()
         # Action tokens are counted down from the text tokens' end.
         first = self.text.vocab_size - 1 - RESERVED

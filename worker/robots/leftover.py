@@ -1,4 +1,4 @@
-"""Real-time chunking: what is left of a robot's previous chunk, checked, and made the model's.
+"""Real-time chunking: checks what is left of a robot's previous chunk, and turns it into guidance.
 
 After "Real-Time Execution of Action Chunking Flow Policies" (arXiv 2506.07339) and "Training-time
 action conditioning for efficient real-time chunking" (arXiv 2512.05964). Row 0 of a leftover is
@@ -35,7 +35,7 @@ LARGEST_ACTION = 1e6
 
 
 class Mode(StrEnum):
-    """How a new chunk is made to begin as the previous one goes on."""
+    """How a new chunk is made to continue the previous one."""
 
     identity = "identity"
     """Each flow step is pulled towards the leftover; needs no gradient."""
@@ -71,7 +71,7 @@ class Leftover:
     delay: int
     """Rows that the robot will have executed before the new chunk arrives; at most all."""
     attention_horizon: int
-    """Rows that pull at all; at most all."""
+    """Rows that pull at all; at most all of them."""
     schedule: Schedule
     max_weight: float
     mode: Mode
@@ -106,7 +106,7 @@ class Guidance:
     """(horizon,), 0 to 1: how much each row is pulled. All 0 with `Mode.trained`."""
     max_weight: float
     given: int
-    """So many first rows are not computed but taken from `previous`: `Mode.trained` only."""
+    """How many first rows are taken from `previous` and not computed (`Mode.trained` only)."""
     mode: Mode
 
 
@@ -130,7 +130,7 @@ def prefix_weights(delay: int, end: int, horizon: int, schedule: Schedule) -> Ar
 
 
 def parse_leftover(sent: Mapping[str, Any], horizon: int | None, dims: int) -> Leftover | None:
-    """Check what `sent` has of `KEYS`; None where it has nothing of them.
+    """Check those of `KEYS` that `sent` has; None if it has none of them.
 
     `horizon`: the model's; None: it has no flow that could follow a leftover. `dims`: the robot's
     actions.

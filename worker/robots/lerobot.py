@@ -15,7 +15,7 @@ def check_robot(env: EnvConfig, policy: LeRobotPolicy) -> None:
     """Make sure that `policy` was trained with such a robot, in the convention that `env` says.
 
     Raises:
-        SettingsError: it was not.
+        SettingsError: it was not trained so.
     """
     robot = find_robot(env.robot)
     for what, ours, theirs in (
@@ -58,10 +58,10 @@ def lerobot_stats(env: EnvConfig, policy: LeRobotPolicy) -> NormStats:
 def lerobot_cameras(
     robot: RobotSpec, policy: LeRobotPolicy, chosen: Mapping[str, str] | None
 ) -> Cameras:
-    """Those of a LeRobot policy, which have the data set's names.
+    """The cameras of a LeRobot policy, which have the data set's names.
 
-    An image is that which `chosen` (`env.images`) says; else that of the same name, be it the
-    robot's own or openpi's.
+    A camera's image is the one that `chosen` (`env.images`) names; else the one of the same name,
+    whether that is the robot's own or openpi's.
 
     Raises:
         SettingsError: it is not clear which image a camera is, or `chosen` names one that is not
@@ -86,7 +86,7 @@ def lerobot_cameras(
 
 
 def _named(images: Mapping[str, Image], names: Sequence[str]) -> Image | None:
-    """The first image that goes by one of `names`: its key, the key's end, or the model's name."""
+    """The first image with one of `names`: as its key, the key's end, or the model's name."""
     for name in names:
         for key, image in images.items():
             if name in (key, key.rpartition("/")[2]) or (name == image.camera):

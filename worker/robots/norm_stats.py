@@ -1,10 +1,10 @@
-"""Normalisation statistics, as a checkpoint brings them, and what they do to states and actions.
+"""Normalisation statistics, as a checkpoint has them, and how they scale states and actions.
 
 z-score (pi0): (x - mean) / (std + 1e-6). Quantile (pi05): (x - q01) / (q99 - q01 + 1e-6) * 2 - 1.
 The small terms are the trained models' own and are undone exactly on the way back.
 
-LeRobot's are like them, with differences that are kept: it computes in float32, its small term is
-1e-8, which a z-score does not undo on the way back, and a range only has where it is empty.
+LeRobot's are similar, and the differences are kept: it computes in float32, and its small term is
+1e-8. A z-score does not undo that term on the way back, and a range has it only if it is empty.
 """
 
 import json
@@ -31,9 +31,9 @@ class Scale:
     width: Array
     base: float
     width_back: Array | None = None
-    """The width by which it is undone; None: the same."""
+    """The width that undoes it; None: the same."""
     single: bool = False
-    """Is it computed in float32? A value at an edge lies in the bin that training saw it in."""
+    """Whether it is computed in float32, so that a value at an edge falls into training's bin."""
 
     def normalize(self, x: Array) -> Array:
         """Scale `x` (..., dims); dims must not exceed the statistics'."""

@@ -124,7 +124,7 @@ class Image:
 
 @dataclass(frozen=True)
 class CheckedObservation:
-    """What a robot sent, once it is checked. Vectors and images go by their field's joined path."""
+    """A checked observation. Vectors and images are named by their field's joined path."""
 
     prompt: str
     vectors: dict[str, Array] = field(default_factory=dict)
@@ -236,7 +236,7 @@ def _numbers(value: Any) -> npt.NDArray[Any] | None:
 
 
 def _is_number(value: Any) -> bool:
-    """Is it one number, be it Python's, numpy's, or an array without dimensions?"""
+    """Whether it is one number: Python's, numpy's, or an array without dimensions."""
     if isinstance(value, np.ndarray):
         return value.shape == () and value.dtype.kind in "fiu"
     return isinstance(value, int | float | np.floating | np.integer) and not isinstance(value, bool)

@@ -1,4 +1,4 @@
-"""What a robot module says about its robot: data, and where needed a change of convention."""
+"""What a robot module says about its robot: data and, if needed, a change of convention."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -61,7 +61,7 @@ class RobotSpec:
         return np.concatenate([observation.vectors[key_name(v.path)] for v in self.vectors])
 
     def cameras(self) -> Cameras:
-        """Those of an openpi model, whose cameras have the same names for every robot."""
+        """The cameras of an openpi model, which have the same names for every robot."""
         named = {image.camera: image for image in self.images}
         return {camera: named[camera] for camera in CAMERAS if camera in named}
 

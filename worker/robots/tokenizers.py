@@ -32,13 +32,13 @@ class PromptForm:
     tail: str = ""
     """Text that is encoded by itself and comes last."""
     ends_with_bos: bool = False
-    """Does one more beginning token follow?"""
+    """Whether one more beginning token follows."""
     state_dim: int = 0
     """Shorter states are padded with zeros to this length before they are put into bins."""
 
     @property
     def holds_state(self) -> bool:
-        """Does the prompt hold the state?"""
+        """Whether the prompt holds the state."""
         return "{state}" in self.template
 
 
@@ -75,7 +75,7 @@ class Prompt:
     tokens: Tokens
     """int64 (length,)."""
     shortened_to: str | None
-    """What is left of the robot's text, where all of it had no room."""
+    """What is left of the robot's text, if there was no room for all of it."""
 
 
 class PromptTokenizer:
@@ -104,8 +104,8 @@ class PromptTokenizer:
     def encode(self, prompt: str, state: npt.NDArray[np.float64] | None = None) -> Prompt:
         """The tokens of `prompt`, and of the normalised `state` where the form holds it.
 
-        A prompt without room is shortened at the end of its text, with a warning, and keeps what
-        stands around it: the state, and what tells the model that its turn has come.
+        A prompt that is too long is shortened at the end of its text, with a warning. It keeps what
+        stands around the text: the state, and the words after which the model's answer begins.
 
         Raises:
             BadObservation: there is no room even without the text.

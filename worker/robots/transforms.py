@@ -41,9 +41,9 @@ class ModelInput:
     seed: int | None
     """Where it comes from, if it did not."""
     shortened_to: str | None = None
-    """What the model reads of the robot's text, where there was no room for all of it."""
+    """The part of the robot's text that the model reads, if there was no room for all of it."""
     guidance: Guidance | None = None
-    """The previous chunk, if the new one is to go on from it."""
+    """The previous chunk, if the new one is to continue it."""
 
 
 class NoActions(Exception):
@@ -51,7 +51,7 @@ class NoActions(Exception):
 
 
 class Transforms:
-    """All that happens between one robot and one model, on the CPU, in numpy."""
+    """Everything that happens between one robot and one model, on the CPU, in numpy."""
 
     def __init__(
         self,
@@ -87,10 +87,10 @@ class Transforms:
         check_fit(env, model)
 
     def inputs(self, sent: Any) -> ModelInput:
-        """What the model takes of the observation `sent`.
+        """The model's inputs, made from the observation `sent`.
 
         Raises:
-            BadObservation: it is not what this robot sends.
+            BadObservation: it is not an observation of this robot.
         """
         noise_shape = (self._model.action_horizon, self._model.action_dim)
         observation = parse(

@@ -9,9 +9,9 @@ import numpy.typing as npt
 import torch
 
 from worker.config import Dtype
+from worker.device_name import Device
 from worker.errors import DeviceLost, SettingsError
 from worker.models.attention import cpu_has_bfloat16
-from worker.runtime.device_name import Device
 
 SPARE = 1.1
 """Memory needed, as a multiple of the weights: activations and rearranged copies come on top."""
@@ -93,7 +93,7 @@ def put(array: npt.NDArray[Any], device: torch.device) -> torch.Tensor:
 
 @contextmanager
 def watch_for_loss(device: torch.device) -> Iterator[None]:
-    """Tell errors of `device` itself, after which all later calls fail too, from all others.
+    """Tell apart the errors of `device` itself, after which all later calls fail too.
 
     Running out of memory is not one of them: a smaller batch may still succeed.
 

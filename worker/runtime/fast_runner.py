@@ -7,11 +7,11 @@ import numpy as np
 import torch
 
 from worker.config import Dtype, ModelConfig, RuntimeConfig
+from worker.device_name import Device
 from worker.models.fast import MAX_WRITTEN, Pi0Fast, Writing
 from worker.robots.robot import CAMERAS
 from worker.robots.tokenizers import Tokens
 from worker.robots.transforms import ModelInput
-from worker.runtime.device_name import Device
 from worker.runtime.devices import choose_device, choose_dtype, put, watch_for_loss
 from worker.runtime.graphs import Captures
 from worker.runtime.layout import arrange
@@ -43,8 +43,8 @@ class FastRunner:
             dtype: what it computes in.
             runtime: how the process runs.
             cameras: the most that a request has.
-            is_lerobot: were they trained by LeRobot, with one more token in each prompt, and
-                answers that follow it without a gap?
+            is_lerobot: whether LeRobot trained them, with one more token in each prompt and
+                answers that follow it without a gap.
 
         Raises:
             CheckpointError: as `fill`.

@@ -1,4 +1,4 @@
-"""The form of a model's weights: as they were loaded, or as they run fastest on a device."""
+"""Brings a loaded model's weights into the form that runs fastest on a device."""
 
 from typing import Any, cast
 

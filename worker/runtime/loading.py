@@ -41,8 +41,6 @@ def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.
     `weights` is anything that `open_weights` takes. `dtype` is that of the transformers; norms and
     small projections stay float32.
 
-    `dtype` is that of the transformers; norms and small projections stay float32.
-
     Raises:
         CheckpointError: the file is damaged, or a tensor is missing, unexpected or misshapen.
         SettingsError: `device` has no room.
@@ -63,7 +61,7 @@ def fill(model: Model, weights: Path | None, device: torch.device, dtype: torch.
 
 
 def read_weights(path: Path, parameters: dict[str, Tensor]) -> None:
-    """Fill `parameters`, by our names, as the pieces of the weights come.
+    """Fill `parameters`, which have our names, piece by piece.
 
     Raises:
         CheckpointError: as `fill`.
@@ -73,7 +71,7 @@ def read_weights(path: Path, parameters: dict[str, Tensor]) -> None:
         targets = {theirs: parameters[name] for name, theirs in match(weights, shapes).items()}
         for piece in weights.pieces(targets):
             target = targets[piece.name][piece.start : piece.start + len(piece.values)]
-            # Rounded before they are transposed, and both here: faster than in one step by `copy_`.
+            # Rounding first and then transposing is faster than letting `copy_` do both.
             target.copy_(as_tensor(piece.values).to(target.dtype).contiguous())
 
 

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from worker.config import Dtype, ModelConfig, RuntimeConfig
+from worker.device_name import Device
 from worker.models.gemma import Cache
 from worker.models.guidance import Guides, RowTimes, guide
 from worker.models.pi0 import flow_times
 from worker.robots.leftover import Guidance, Mode
 from worker.robots.transforms import ModelInput
-from worker.runtime.device_name import Device
 from worker.runtime.devices import choose_device, choose_dtype, put, watch_for_loss
 from worker.runtime.graphs import Arrays, Captures, Compute, Replay
 from worker.runtime.layout import arrange
@@ -31,7 +31,7 @@ Actions = npt.NDArray[np.float32]
 
 
 class Flow(StrEnum):
-    """What a batch's flow follows beside the model: each is a computation of its own."""
+    """What a batch's flow follows besides the model: each is a computation of its own."""
 
     plain = "plain"
     guided = "guided"
@@ -244,7 +244,7 @@ class Runner:
             "limits": np.array([g.max_weight for g in followed], np.float32),
         }
         given = np.array([g.given for g in followed])
-        # A graph has all that may come; without one, nobody chooses among times that are alike.
+        # A graph has to hold every case; without one, equal times need no choosing.
         if shape.flow is Flow.guided and (self._uses_graphs or given.any()):
             arrays["given"] = np.arange(horizon) < given[:, None]
         return arrays

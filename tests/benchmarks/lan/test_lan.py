@@ -21,7 +21,7 @@ from benchmarks.lan.links import LINKS, Link, LinkError, build_emulator, emulato
 from benchmarks.lan.network import Network, leftovers, remove_leftovers
 from benchmarks.lan.options import LanPlan, make_plan, parser, usual_congestion
 from benchmarks.lan.outage import SCENARIOS, said, served_again, summary, table
-from benchmarks.lan.report import Measured, latency_table, ratios, save
+from benchmarks.lan.report import Measured, figures, latency_table, ratios, save
 from benchmarks.openpi_venv import ROOT
 from benchmarks.peers import openpi, ours
 from benchmarks.peers.witness import Asked, ask_on
@@ -79,7 +79,7 @@ def test_everything_is_measured_on_every_link() -> None:
     full = plan()
     assert [link.name for link in full.links] == [link.name for link in LINKS.values()]
     assert full.latency is not None
-    assert full.latency.turns() == 4 * 3 * 4  # peers, paces, rounds
+    assert full.latency.turns() == 6 * 3 * 4  # peers, paces, rounds
     # The last link differs by a setting only.
     assert full.steps() == 4 * full.latency.turns() + 3 * len(SCENARIOS)
     shapes = {(link.rate_mbit, link.delay_ms, link.loss_percent) for link in full.links}
@@ -250,8 +250,8 @@ class Enough(BaseException):
     """Ends a witness, who would go on for ever."""
 
 
-@pytest.mark.parametrize(("goes_on", "connections"), [(True, 1), (False, 3)])
-def test_a_witness_notes_errors_and_goes_on(goes_on: bool, connections: int) -> None:
+@pytest.mark.parametrize(("survives_errors", "connections"), [(True, 1), (False, 3)])
+def test_a_witness_notes_errors_and_goes_on(survives_errors: bool, connections: int) -> None:
     outcomes = iter([None, OSError(), None, None, ValueError(), None, Enough()])
     made: list[int] = []
 
@@ -266,7 +266,7 @@ def test_a_witness_notes_errors_and_goes_on(goes_on: bool, connections: int) -> 
 
     noted: list[Asked] = []
     with pytest.raises(Enough):
-        ask_on(connect, goes_on, 1000.0, noted)
+        ask_on(connect, survives_errors, 1000.0, noted)
     assert [each.error for each in noted] == ["", "OSError", "", "", "ValueError", "", ""]
     assert [each.took_s is None for each in noted] == [False] * 6 + [True]
     assert len(made) == connections
@@ -331,6 +331,29 @@ def test_ratios_are_to_openpi_on_the_same_link() -> None:
     without = measured(SLOW)
     del without.cells[ALONE, "openpi"]
     assert ratios([without]) == []
+
+
+@pytest.mark.parametrize(
+    ("link", "way", "bar"),
+    [
+        ("1g", "ours, JPEG", 0.45),
+        ("100m", "ours, JPEG", 0.25),
+        ("100m", "ours, broker apart, JPEG", 0.4),
+    ],
+)
+def test_jpeg_at_10_hz_has_bars(link: str, way: str, bar: float) -> None:
+    slow = Conditions(robots=1, pinned=True, size="aloha", rate_hz=10.0)
+    for ratio, passes in ((bar - 0.01, True), (bar + 0.01, False)):
+        found = Measured(LINKS[link], "veth")
+        found.cells = {(slow, way): taking(ratio * 1000.0), (slow, "openpi"): taking(1000.0)}
+        (figure,) = figures([found])
+        assert figure.value == pytest.approx(ratio)
+        assert figure.passes == passes
+        assert figures([Measured(LINKS["unshaped"], "veth", found.cells)]) == []
+
+
+def taking(latency_us: float) -> Cell:
+    return Cell([Result([latency_us], 1.0, {}, {}, others_cores=0.0)])
 
 
 def test_links_are_saved_apart(tmp_path: Path) -> None:

@@ -7,18 +7,20 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.transport.bars import figures, last_line, ratio_table
+from benchmarks.transport.bars import figures, last_line, ratio_tables
 from benchmarks.transport.cells import Cell, Cells, Conditions, save, tables
 from benchmarks.transport.teams import Result
 
 ALONE = Conditions(robots=1, pinned=True, size="libero", rate_hz=0.0)
 
 
-def cell(*latencies_us: float, broker_us: float = 200.0, broker_mb: float = 50.0) -> Cell:
+def cell(
+    *latencies_us: float, broker_us: float = 200.0, broker_mb: float = 50.0, served: float = 1000.0
+) -> Cell:
     """One turn that took so long each."""
     cpu = {"robot": 100.0, "broker": broker_us, "worker": 100.0}
     memory = {"broker": broker_mb, "worker": 60.0}
-    return Cell([Result(list(latencies_us), 1000.0, cpu, memory, others_cores=0.0)])
+    return Cell([Result(list(latencies_us), served, cpu, memory, others_cores=0.0)])
 
 
 def value_of(cells: Cells, name: str) -> tuple[float, bool]:
@@ -29,20 +31,44 @@ def value_of(cells: Cells, name: str) -> tuple[float, bool]:
 
 
 @pytest.mark.parametrize(
-    ("size", "rate_hz", "bar"),
+    ("way", "other", "size", "rate_hz", "bar"),
     [
-        ("libero", 0.0, 0.62),
-        ("camera", 0.0, 0.30),
-        ("libero", 50.0, 0.75),
-        ("camera", 50.0, 0.38),
+        ("ours", "sketch", "libero", 0.0, 1.15),
+        ("ours", "sketch", "libero", 50.0, 1.15),
+        ("ours", "openpi", "libero", 0.0, 0.65),
+        ("ours", "openpi", "libero", 50.0, 0.9),
+        ("ours", "openpi", "camera", 0.0, 0.30),
+        ("ours", "openpi", "camera", 50.0, 0.38),
+        ("ours, memory", "openpi", "libero", 50.0, 0.6),
+        ("ours, memory", "openpi", "camera", 0.0, 0.12),
     ],
 )
-def test_the_ratio_to_openpi_has_a_bar(size: str, rate_hz: float, bar: float) -> None:
-    conditions = Conditions(1, True, size, rate_hz)
+def test_these_ratios_have_bars(
+    way: str, other: str, size: str, rate_hz: float, bar: float
+) -> None:
+    conditions = Conditions(1, True, size, rate_hz, "cubic")
     for ratio, passes in ((round(bar - 0.01, 2), True), (round(bar + 0.01, 2), False)):
         ours = cell(1.0, ratio * 1000.0, 90_000.0)
-        cells = {(conditions, "ours"): ours, (conditions, "openpi"): cell(1000.0)}
-        assert value_of(cells, "over openpi's") == (ratio, passes)
+        cells = {(conditions, way): ours, (conditions, other): cell(1000.0)}
+        assert value_of(cells, f"p50 of {way} over {other}'s") == (ratio, passes)
+
+
+@pytest.mark.parametrize(("way", "bar"), [("ours", 0.9), ("ours, memory", 1.3)])
+def test_many_robots_at_saturation_have_a_bar(way: str, bar: float) -> None:
+    crowd = Conditions(16, False, "libero", 0.0)
+    for ratio, passes in ((bar + 0.01, True), (bar - 0.01, False)):
+        cells = {
+            (crowd, way): cell(1.0, served=ratio * 500.0),
+            (crowd, "openpi"): cell(1.0, served=500.0),
+        }
+        assert value_of(cells, f"answers a second of {way} over") == (round(ratio, 9), passes)
+
+
+@pytest.mark.parametrize(("cpu_us", "passes"), [(239.0, True), (241.0, False)])
+def test_the_brokers_cpu_is_held_to_the_sketchs(cpu_us: float, passes: bool) -> None:
+    ours, sketch = cell(1.0, broker_us=cpu_us), cell(1.0, broker_us=200.0)
+    cells = {(ALONE, "ours"): ours, (ALONE, "sketch"): sketch}
+    assert value_of(cells, "broker's CPU a request over sketch's")[1] == passes
 
 
 def test_other_ratios_are_only_printed() -> None:
@@ -53,7 +79,7 @@ def test_other_ratios_are_only_printed() -> None:
 def test_conditions_are_not_mixed() -> None:
     other = Conditions(robots=1, pinned=False, size="libero", rate_hz=0.0)
     cells = {(ALONE, "ours"): cell(900.0), (other, "openpi"): cell(100.0)}
-    assert not figures(cells)
+    assert not any(" over " in figure.name for figure in figures(cells))
     assert not last_line(cells)
 
 
@@ -78,7 +104,7 @@ def test_figures_with_a_bar_come_first_and_the_last_line_has_all_ratios() -> Non
         (slow, "ours"): cell(800.0),
         (slow, "openpi"): cell(1000.0),
     }
-    assert [figure.bar is None for figure in figures(cells)] == [False, True, True]
+    assert [figure.bar is None for figure in figures(cells)] == [False, *[True] * 4]
     assert last_line(cells).endswith("libero 301 KB: 0.50 back to back, 0.80 10 Hz")
 
 
@@ -103,10 +129,11 @@ def test_the_ratio_table_has_what_was_measured() -> None:
         (other, "ours"): cell(500.0),
         (other, "raw tcp"): cell(100.0),
     }
-    table = ratio_table(cells)
+    (table,) = ratio_tables(cells)
     assert [list(column.cells) for column in table.columns] == [
         ["libero 301 KB"],
         ["back to back"],
+        [""],
         ["0.50"],
         [""],
     ]

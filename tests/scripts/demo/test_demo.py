@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 from numpy.typing import NDArray
 
 from scripts.demo.__main__ import parse
+from scripts.demo.servers import UNANSWERED
 
 PATIENCE_S = 60.0
 DEMO = [sys.executable, "-m", "scripts.demo"]
@@ -95,16 +97,22 @@ def test_a_short_demo(tmp_path: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, "")
     told = " ".join(done.stdout.split())
-    assert "45 control steps, 5 requests, all answered" in told
-    assert "was killed with SIGKILL 5 ms into the request of step 20" in told
-    assert "and the 2 after it." in told
-    assert "was killed with SIGKILL before the request of step 20" in told
-    assert "and the 2 after it were answered too." in told
-    assert "worker 1 killed 0 no no broker killed" in told.replace("worker 2", "worker 1")
+    assert re.search(r"\d+ control steps, \d+ requests answered, \d+ failed", told)
+    # An episode as short as this may end before the struck request is answered.
+    unanswered = re.escape(UNANSWERED)
+    moved = r"The other worker answered that one, \d+ ms after it was made, and the \d+ after it\."
+    later = r"That request was answered after \d+ ms, and the \d+ after it were answered too\."
+    assert re.search(rf"while it computed the request of step \d+\. ({moved}|{unanswered})", told)
+    assert re.search(rf"on the same ports\. ({later}|{unanswered})", told)
+    rows = re.findall(r"(worker \d|broker) killed 0 of 4 no no (\d+) (\d+) 0\.\d+ 0\.\d+", told)
+    assert [name.split()[0] for name, _, _ in rows] == ["worker", "broker"]
+    assert all(int(seams) >= 1 for _, _, seams in rows)
     for stage in ("encode", "network and queue", "transforms", "model", "decode", "total"):
         assert stage in told
     frames = frames_of(tmp_path / "demo.mp4")
-    assert len(frames) == 23  # of every other control step
+    # Of every other control step; steps in which the arms were held come on top.
+    held = int(rows[0][1])
+    assert len(frames) == (45 + held + 1) // 2
     assert frames[-1].std() > 10
     assert (tmp_path / "demo.png").stat().st_size > 10_000
     assert (tmp_path / "demo-restart.png").stat().st_size > 10_000

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from client.image_tools import resize_with_pad
-from scripts.demo.episode import CONTROL_PERIOD_S
+from scripts.demo.episode import CONTROL_PERIOD_S, STEPS_PER_FRAME
 from scripts.demo.simulated_robot import SimulatedRobot
 
 
@@ -26,7 +26,7 @@ def test_states_and_pictures_are_those_of_gym_aloha(robot: SimulatedRobot) -> No
     seen, _ = world.reset(seed=3)
     start = robot.state()
     np.testing.assert_array_equal(start, seen["agent_pos"].astype(np.float32))
-    for step in range(3):
+    for step in range(4):
         action = start + 0.1 * np.sin(np.arange(14) + step)
         robot.step(action)
         seen, *_ = world.step(action)
@@ -48,11 +48,14 @@ def test_observation(robot: SimulatedRobot) -> None:
     assert not image[:, :28].any()
 
 
-def test_pictures_follow_the_arms(robot: SimulatedRobot) -> None:
-    before = robot.picture()
-    assert robot.picture() is before
-    robot.step(robot.state() + 0.3)
-    assert (robot.picture() != before).any()
+def test_a_frame_is_taken_at_every_second_step(robot: SimulatedRobot) -> None:
+    before, sent = robot.picture(), robot.observe()["images"]["cam_high"]
+    for step in range(1, 5):
+        robot.step(robot.state() + 0.3)
+        is_new = step % STEPS_PER_FRAME == 0
+        assert (robot.picture() != before).any() == is_new
+        assert (robot.observe()["images"]["cam_high"] != sent).any() == is_new
+        before, sent = robot.picture(), robot.observe()["images"]["cam_high"]
 
 
 def test_a_reset_puts_everything_back(robot: SimulatedRobot) -> None:

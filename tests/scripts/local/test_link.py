@@ -38,8 +38,8 @@ def line() -> Iterator[tuple[Line, Link]]:
 
 def test_it_carries_both_ways(line: tuple[Line, Link]) -> None:
     ends, _ = line
-    ends.near.sendall(b"question")
-    assert ends.far.recv(100) == b"question"
+    ends.near.sendall(b"request")
+    assert ends.far.recv(100) == b"request"
     ends.far.sendall(b"answer")
     assert ends.near.recv(100) == b"answer"
 
@@ -48,8 +48,8 @@ def test_slow(line: tuple[Line, Link]) -> None:
     ends, link = line
     link.slow(0.2)
     started = time.monotonic()
-    ends.near.sendall(b"question")
-    assert ends.far.recv(100) == b"question"
+    ends.near.sendall(b"request")
+    assert ends.far.recv(100) == b"request"
     assert time.monotonic() - started >= 0.2
 
 
@@ -57,13 +57,13 @@ def test_frozen_until_healed(line: tuple[Line, Link]) -> None:
     ends, link = line
     link.freeze()
     time.sleep(0.1)
-    ends.near.sendall(b"question")
+    ends.near.sendall(b"request")
     ends.far.settimeout(0.2)
     with pytest.raises(TimeoutError):
         ends.far.recv(100)
     link.heal()
     ends.far.settimeout(10)
-    assert ends.far.recv(100) == b"question"
+    assert ends.far.recv(100) == b"request"
 
 
 def test_cut(line: tuple[Line, Link]) -> None:

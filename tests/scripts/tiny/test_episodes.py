@@ -67,6 +67,49 @@ def test_frames_are_taken_where_care_is_needed() -> None:
         assert min(within) >= 2
 
 
+def test_the_meeting_has_as_many_more_frames_and_as_much_noise_as_asked_for() -> None:
+    _, (first, last) = CAREFUL["transfer"]
+    usual, more = (
+        [frame_steps(np.random.default_rng(seed), "transfer", count) for seed in range(20)]
+        for count in (0, 8)
+    )
+    for few, many in zip(usual, more, strict=True):
+        assert few <= many
+        assert 5 <= len(many - few) <= 8
+        assert all(first - 20 <= step <= last for step in many - few)
+    quiet, noisy = (
+        command_noise(np.random.default_rng(3), "transfer", share) for share in (0.1, 0.5)
+    )
+    np.testing.assert_allclose(5.0 * quiet[first : last + 1], noisy[first : last + 1])
+    np.testing.assert_array_equal(quiet[:150], noisy[:150])
+
+
+def test_a_smaller_shadow_map_makes_nearly_the_same_picture() -> None:
+    pictures = []
+    for shadow_pixels in (None, 1024):
+        scene = Scene(TRANSFER, shadow_pixels)
+        scene.reset(3)
+        pictures.append(scene.small_picture().astype(int))
+        scene.close()
+    usual, fewer = pictures
+    assert 0.0 < np.abs(usual - fewer).mean() < 0.5
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        ["--meeting-frames", "-1"],
+        ["--meeting-noise", "1.5"],
+        ["--meeting-noise", "nan"],
+        ["--shadow-pixels", "0"],
+    ],
+)
+def test_a_senseless_style_is_refused(wrong: list[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main([*wrong, "--output", str(tmp_path)])
+    assert stopped.value.code == 2
+
+
 def test_a_senseless_number_of_episodes_is_refused(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         main(["--episodes", "0", "--output", str(tmp_path)])

@@ -6,15 +6,22 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.tiny.dataset import REST, Dataset, Frames, Statistics, actions_to_model
+from scripts.tiny.dataset import REST, Dataset, Frames, Statistics
 from scripts.tiny.learner import FLOW_TIMES, LONGEST_DELAY, Learner, flow_times
 from scripts.tiny.scene import INSERTION, TRANSFER
 from scripts.tiny.training import Training
 from tests.worker.composition import make_policy, model_config
-from worker.robots.aloha import actions_from_model
+from worker.robots.aloha import actions_from_model, actions_to_model
 
 HORIZON = 50
+SMALL = (
+    "model.vlm={width: 32, depth: 1, mlp_dim: 32}",
+    "model.expert={width: 32, depth: 1, mlp_dim: 32}",
+    "model.vision={width: 96, depth: 1, mlp_dim: 32, num_heads: 3}",
+)
+"""How a training goes on, and what it writes, does not depend on the model's size."""
 CONFIG = model_config("model=tiny")
+SMALL_CONFIG = model_config("model=tiny", *SMALL)
 
 
 def frames(count: int = 24, insertion: bool = False) -> Frames:
@@ -85,7 +92,7 @@ def test_hardly_moving_joints_are_not_blown_up() -> None:
 
 
 def test_padded_inputs_keep_no_weight(tmp_path: Path) -> None:
-    training = Training(CONFIG, dataset(frames()), 4, tmp_path, seeing_steps=2, batch=2)
+    training = Training(SMALL_CONFIG, dataset(frames()), 4, tmp_path, seeing_steps=2, batch=2)
     while training.step < 4:
         training.advance()
     for layer in (training.learner.model.state_proj, training.learner.model.action_in_proj):
@@ -95,13 +102,19 @@ def test_padded_inputs_keep_no_weight(tmp_path: Path) -> None:
 
 def test_a_training_that_was_interrupted_goes_on_as_if_it_were_not(tmp_path: Path) -> None:
     data = dataset(frames(), frames(insertion=True))
-    whole = Training(CONFIG, data, 4, tmp_path / "whole", seeing_steps=1, save_every=2, batch=2)
+    whole = Training(
+        SMALL_CONFIG, data, 4, tmp_path / "whole", seeing_steps=1, save_every=2, batch=2
+    )
     for _ in range(4):
         whole.advance()
-    first = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2)
+    first = Training(
+        SMALL_CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2
+    )
     for _ in range(3):  # the third is lost
         first.advance()
-    second = Training(CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2)
+    second = Training(
+        SMALL_CONFIG, data, 4, tmp_path / "parts", seeing_steps=1, save_every=2, batch=2
+    )
     assert second.step == 2
     for _ in range(2):
         second.advance()
@@ -109,12 +122,13 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_were_not(tmp_path: Pat
 
 
 def test_a_worker_serves_what_was_written(tmp_path: Path) -> None:
-    training = Training(CONFIG, dataset(frames()), 2, tmp_path, seeing_steps=1, batch=2)
+    training = Training(SMALL_CONFIG, dataset(frames()), 2, tmp_path, seeing_steps=1, batch=2)
     while training.step < 2:
         training.advance()
     training.export("lerobot/aloha_sim_transfer_cube_human")
     assert (tmp_path / "loss.png").stat().st_size > 1000
-    policy = make_policy("env=aloha_sim", "model=tiny", f"checkpoint='{tmp_path}'", "num_steps=1")
+    settings = ("env=aloha_sim", "model=tiny", *SMALL, f"checkpoint='{tmp_path}'", "num_steps=1")
+    policy = make_policy(*settings)
     assert policy.metadata["untrained"] is False
     policy.load()
     frame = np.zeros((3, 224, 224), np.uint8)

@@ -20,7 +20,9 @@ def test_physics_rewards_and_pictures_are_gym_alohas(name: str) -> None:
     observation, _ = env.reset(seed=5)
     scene.reset(5)
     plan = Expert(scene.task, scene.physics.model.ptr).plan(scene.places())
-    for action in plan[:8]:
+    # From another moment of the plan, so that the arms have to move. gym-aloha renders three
+    # cameras at each step, which costs a third of a second.
+    for action in plan[100:103]:
         np.testing.assert_array_equal(scene.state(), observation["agent_pos"].astype(np.float32))
         np.testing.assert_array_equal(scene.picture(), observation["pixels"]["top"])
         reward = scene.step(action)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
-from scripts.tiny.evaluate import MODEL, load
-from scripts.tiny.rollout import CONDITIONS, Policy, roll_out
+from conf.compose import compose
 from scripts.tiny.scene import SUCCESS, TRANSFER, Scene
+from scripts.tiny.trial import CONDITIONS, Policy, roll_out
+from worker.__main__ import build
+from worker.config import WorkerConfig
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +23,10 @@ def scene() -> Iterator[Scene]:
 
 @pytest.fixture(scope="module")
 def policy() -> Policy:
-    return load(MODEL)
+    settings = ("env=aloha_sim", "model=tiny", "runtime.threads=1")
+    served = build(compose("worker", WorkerConfig, settings))
+    getattr(served, "load")()  # noqa: B009
+    return served
 
 
 # Starts at which it succeeded in the evaluation that docs/tiny_model.md tells of.
@@ -30,4 +36,5 @@ def test_the_cube_is_handed_over(scene: Scene, policy: Policy, seed: int) -> Non
 
 
 def test_it_takes_eyes(scene: Scene, policy: Policy) -> None:
-    assert roll_out(scene, policy, CONDITIONS["black images"], 1001).reward < SUCCESS
+    black = replace(CONDITIONS["50 actions"], black=True)
+    assert roll_out(scene, policy, black, 1001).reward < SUCCESS

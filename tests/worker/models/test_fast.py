@@ -10,12 +10,12 @@ import torch
 from tests.golden import FAST_CHECKPOINT, FOLDER, cases, overrides
 from tests.worker.composition import compose_worker, make_fast_policy, model_config
 from worker.config import Dtype
+from worker.device_name import Device
 from worker.errors import CheckpointError, DeviceLost
 from worker.models.fast import BROKEN, END, MAX_WRITTEN, Pi0Fast, Writing
 from worker.robots.tokenizers import Tokens
 from worker.robots.transforms import ModelInput
 from worker.runtime import fast_runner
-from worker.runtime.device_name import Device
 from worker.runtime.fast_runner import FastRunner
 from worker.runtime.loading import load_model
 

@@ -22,6 +22,7 @@ from tests.worker.composition import compose_worker, make_fast_policy, make_poli
 from worker.__main__ import build
 from worker.errors import CheckpointError, SettingsError
 from worker.policies.pi0_fast import Pi0FastPolicy
+from worker.robots.guards import guards_of
 
 SETTINGS = overrides(FAST_CHECKPOINT)
 
@@ -171,3 +172,15 @@ def test_a_policy_refuses_another_ones_model(settings: list[str]) -> None:
 def test_make_policy_of_the_tests_tells_the_two_apart() -> None:
     with pytest.raises(TypeError, match="Pi0FastPolicy"):
         make_policy(*SETTINGS)
+
+
+def test_its_chunks_are_held_against_guards(policy: Pi0FastPolicy) -> None:
+    rules = ("env.guards.on_breach=clip", "env.guards.max_change=0.001")
+    guards = guards_of(compose_worker(*SETTINGS, *rules).env)
+    assert guards is not None
+    plain = policy.infer(observation())
+    told = guards.judge(plain, observation())
+    assert np.abs(np.diff(plain["actions"], axis=0)).max() > 0.002
+    assert np.abs(np.diff(told["actions"], axis=0)).max() <= 0.0010001
+    np.testing.assert_array_equal(told["actions"][0], plain["actions"][0])
+    assert set(told) == {*plain, "clipped_actions"}

@@ -5,10 +5,10 @@ import torch
 
 from tests.worker.composition import make_policy
 from worker.config import Dtype
+from worker.device_name import Device
 from worker.errors import DeviceLost, SettingsError
 from worker.models import attention
 from worker.runtime import devices
-from worker.runtime.device_name import Device
 from worker.runtime.devices import (
     choose_device,
     choose_dtype,

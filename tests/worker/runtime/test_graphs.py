@@ -9,8 +9,8 @@ import torch
 
 from tests.worker.composition import compose_worker
 from worker.config import Dtype
+from worker.device_name import Device
 from worker.runtime import layout
-from worker.runtime.device_name import Device
 from worker.runtime.graphs import WARM_UPS, Captures
 from worker.runtime.packing import PackedLinear
 from worker.runtime.runner import Runner

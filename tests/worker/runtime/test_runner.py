@@ -12,9 +12,9 @@ import torch
 from tests.golden import FLOW_CHECKPOINTS, FOLDER, cases, overrides
 from tests.worker.composition import compose_worker, make_policy
 from worker.config import Dtype
+from worker.device_name import Device
 from worker.errors import DeviceLost
 from worker.robots.transforms import ModelInput
-from worker.runtime.device_name import Device
 from worker.runtime.runner import Actions, Runner, Shape, buckets
 
 SETTINGS = {

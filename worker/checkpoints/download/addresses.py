@@ -1,4 +1,4 @@
-"""What an address such as `s3://bucket/prefix` says."""
+"""Addresses in object storage, such as `s3://bucket/prefix`."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class Address:
 
 
 def is_remote(location: str) -> bool:
-    """Is this in object storage, not on this machine?"""
+    """Whether this is in object storage, not on this machine."""
     return location.partition("://")[0] in SCHEMES and "://" in location
 
 

@@ -24,9 +24,9 @@ ELSEWHERE = (
 class Cache:
     """A folder with one path for every address: `<folder>/<bucket>/<key>`.
 
-    Downloads grow beside that path and are moved there as a whole. What lies there may still be a
-    part only: the public system fetches halves of a checkpoint one by one, and a folder may only
-    be there for what was downloaded into it under a longer address.
+    Downloads grow beside that path and are moved there as a whole. What lies there may still be
+    only a part: the public system fetches the two halves of a checkpoint one by one, and a folder
+    may exist only because something was downloaded into it under a longer address.
     """
 
     def __init__(self, config: DownloadConfig) -> None:
@@ -38,7 +38,7 @@ class Cache:
         return self.folder / address.bucket / address.key
 
     def has(self, location: str) -> bool:
-        """Was `location` downloaded before, and not only a part of it?"""
+        """Whether all of `location` was downloaded before."""
         address = parse(location)
         path = self.path(address)
         if path.is_dir():
@@ -96,7 +96,7 @@ class Cache:
 
 
 def _is_part(folder: Path) -> bool:
-    """Is it one of the two halves of a checkpoint, which the public system fetches one by one?"""
+    """Whether it is one of the two halves of a checkpoint, which openpi fetches one by one."""
     names = {p.name for p in folder.iterdir() if not p.name.startswith(".") and p.suffix != ".lock"}
     return names in ({"params"}, {"assets"})
 

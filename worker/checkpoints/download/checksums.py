@@ -1,7 +1,7 @@
-"""Whether a file is what the store says that it holds.
+"""Whether a file has the content that the store says it has.
 
-Stores tell different things: S3 the MD5 of what was uploaded in one part (as the ETag) and the
-checksum that the uploader chose, Google the CRC32C of everything.
+Stores give different checksums: S3 the MD5 of an object that was uploaded in one part (as the ETag)
+and the checksum that the uploader chose, Google the CRC32C of everything.
 """
 
 import base64
@@ -19,7 +19,7 @@ READ_BYTES = 4 * 2**20
 
 @dataclass(frozen=True)
 class Checksum:
-    """An algorithm and what it must give."""
+    """An algorithm and its right result."""
 
     algorithm: str
     expected: bytes
@@ -30,7 +30,7 @@ class Checksum:
 
 
 def checksum_of(headers: Mapping[str, str], etag: str) -> Checksum | None:
-    """The best that the store's answer (headers in lower case) allows; None where it tells none."""
+    """The best checksum in the store's answer (headers in lower case); None if there is none."""
     google = dict(part.strip().split("=", 1) for part in _parts(headers.get("x-goog-hash", "")))
     if "crc32c" in google:
         return Checksum("crc32c", base64.b64decode(google["crc32c"]))

@@ -1,4 +1,4 @@
-"""One file while it is downloaded: which ranges are there, so that a cut costs no more than one."""
+"""One file while it is downloaded: which ranges are there, so that a cut costs one at most."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ Range = tuple[int, int]
 
 
 class PartialFile:
-    """The content of `file` at `path`, and at `journal` which object and ranges it has so far.
+    """The content of `file` at `path`; `journal` says of which object, and which ranges are there.
 
     The journal's first line names the object; each further line is the start of a finished range.
     Neither is kept open: there may be more files than a process may open.
@@ -35,7 +35,7 @@ class PartialFile:
 
     @property
     def missing_bytes(self) -> int:
-        """What is still to come."""
+        """Bytes that are still to come."""
         return sum(end - start for start, end in self.missing)
 
     def open_at(self, start: int) -> BinaryIO:

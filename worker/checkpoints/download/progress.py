@@ -1,4 +1,4 @@
-"""How far something long has come: a bar on a terminal, else a line in the log now and then."""
+"""The progress of something long: a bar on a terminal, else a line in the log now and then."""
 
 import logging
 import sys
@@ -22,7 +22,7 @@ LOG_EVERY_S = 10.0
 
 
 class Progress:
-    """Counts bytes, from any thread, of a work that is named `what`; a context manager."""
+    """Counts the bytes of a task that is named `what`, from any thread; a context manager."""
 
     def __init__(self, what: str, total: int, done: int = 0) -> None:
         self._what, self._total, self._done = what, total, done

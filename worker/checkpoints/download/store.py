@@ -74,7 +74,7 @@ class Store:
 
         Raises:
             Interrupted: trying again may help.
-            CheckpointError: it would not.
+            CheckpointError: trying again would not help.
         """
         with self._errors(retry=True):
             answer = self._client.get_object(
@@ -86,7 +86,7 @@ class Store:
             yield from answer["Body"].iter_chunks(CHUNK_BYTES)
 
     def checksum(self, file: RemoteFile) -> Checksum | None:
-        """What the store knows of the object's content."""
+        """What the store knows about the object's content."""
         # Google's interface has a header of its own for it, sent without asking.
         asked: dict[str, Any] = {} if self.address.scheme == "gs" else {"ChecksumMode": "ENABLED"}
         with self._errors(retry=True):
@@ -156,7 +156,7 @@ class Store:
 
     @contextmanager
     def _errors(self, retry: bool = False) -> Iterator[None]:
-        """Botocore's many errors as ours; `PermissionError` before it is final."""
+        """Turn botocore's errors into ours; without `retry`, denials into `PermissionError`."""
         from botocore.exceptions import BotoCoreError, ClientError
         from urllib3.exceptions import HTTPError
 

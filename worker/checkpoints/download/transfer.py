@@ -1,4 +1,4 @@
-"""Bringing what lies at an address to this machine, once, completely or not at all."""
+"""Downloads what is at an address to this machine: once, and completely or not at all."""
 
 import errno
 import logging
@@ -22,7 +22,7 @@ from worker.errors import CheckpointError
 logger = logging.getLogger(__name__)
 
 ATTEMPTS = 6
-"""How often a range is asked for without getting one byte of it."""
+"""How often a range is asked for in a row without getting one byte of it."""
 FIRST_PAUSE_S = 0.1
 """Before the second attempt; doubled for each further one."""
 
@@ -86,7 +86,7 @@ def check_paths(address: Address, files: Sequence[RemoteFile]) -> None:
     """Make sure that every object's name is a path inside the cache.
 
     Raises:
-        CheckpointError: one is not.
+        CheckpointError: one of them is not.
     """
     for file in files:
         parts = file.path.split("/")
@@ -95,7 +95,7 @@ def check_paths(address: Address, files: Sequence[RemoteFile]) -> None:
 
 
 def _is_there(file: RemoteFile, target: Path) -> bool:
-    """Did the public system download it, which fetches parts of a checkpoint one by one?"""
+    """Whether openpi has downloaded it, which fetches parts of a checkpoint one by one."""
     path = target / file.path
     return path.is_file() and path.stat().st_size == file.size
 
@@ -155,7 +155,7 @@ class _Transfer:
             self._check(partial)
 
     def _check(self, partial: PartialFile) -> None:
-        """The last step of a file: is it what the store says?"""
+        """The last step of a file: compare it with what the store says."""
         checksum = self._checksum(partial)
         if checksum is not None and not checksum.holds(partial.path):
             partial.forget()

@@ -1,0 +1,1 @@
+"""How many robots a broker, a GPU and a link carry."""

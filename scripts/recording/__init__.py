@@ -1,0 +1,1 @@
+"""What robots asked and were answered, kept in files and asked again."""

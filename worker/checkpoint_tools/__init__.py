@@ -1,0 +1,1 @@
+"""Converting, inspecting and verifying whole checkpoints: what `scripts.checkpoint` does."""
