@@ -250,7 +250,8 @@ class LogReader:
 def read(path: str | os.PathLike[str]) -> Iterator[Exchange]:
     """All exchanges of a log, or of all logs in a folder by their names.
 
-    A log whose last record was cut off is read to the record before, and a warning says so.
+    A log whose last record was cut off is read to the record before, and a warning says so. One
+    that a recorder with --rotate removes from the folder meanwhile is left out.
 
     Raises:
         OSError: a file cannot be read.
@@ -258,9 +259,14 @@ def read(path: str | os.PathLike[str]) -> Iterator[Exchange]:
         DamagedLog: a record is not as it was written; those before it were yielded.
     """
     for log in files(path):
-        reader = LogReader(log)
-        yield from reader
-        warn_of_cut(reader)
+        try:
+            reader = LogReader(log)
+            yield from reader
+        except FileNotFoundError:
+            if log == Path(path):
+                raise
+        else:
+            warn_of_cut(reader)
 
 
 def warn_of_cut(reader: LogReader) -> None:

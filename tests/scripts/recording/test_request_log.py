@@ -110,6 +110,18 @@ def test_a_folder_is_read_in_order(tmp_path: Path) -> None:
         list(read(tmp_path / "none"))
 
 
+def test_a_log_that_is_removed_while_its_folder_is_read_is_left_out(tmp_path: Path) -> None:
+    for name in ("a", "b", "c"):
+        with LogWriter(tmp_path / f"{name}.requests", {}) as log:
+            log.write(make_exchange(ord(name)))
+    found = read(tmp_path)
+    assert next(found).id == f"{CLIENT}/97"
+    (tmp_path / "b.requests").unlink()
+    assert [each.id for each in found] == [f"{CLIENT}/99"]
+    with pytest.raises(FileNotFoundError):
+        list(read(tmp_path / "b.requests"))
+
+
 def test_a_log_cut_off_anywhere_is_read_to_its_last_whole_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
