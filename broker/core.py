@@ -80,6 +80,8 @@ class Core:
 
     def handle(self, event: Event, now: float) -> list[Command]:
         """Process one event; returns the commands that follow from it, in order."""
+        if now > self._wake_at:  # nobody was there to call it
+            self.leases.slept_s += now - self._wake_at
         if isinstance(event, RobotMessage):
             self.robots.kinds[event.header["kind"]](event, now)
         elif isinstance(event, WorkerMessage):

@@ -44,6 +44,7 @@ class Leases:
         timers: Timers,
     ) -> None:
         self.ends: Agenda[Lease] = Agenda()  # by the time at which each is overdue
+        self.slept_s = 0.0  # in all: the process was stopped or the clock jumped, not the workers
         self._pool = pool
         self._inflight = inflight
         self._names = names
@@ -210,9 +211,9 @@ class Leases:
         attempt = request.attempt
         while (request.id, attempt) in worker.in_hand:
             attempt += 1  # the same id came before, and this worker still computes that request
-        waited_s = now - request.queued_at
+        waited_s, beats = now - request.queued_at, self._pool.beats
         length_s = lease_s(worker, self._shortest_s)
-        lease = Lease(request, worker, attempt, now, waited_s, length_s, self._pool.beats)
+        lease = Lease(request, worker, attempt, now, waited_s, length_s, beats, self.slept_s)
         worker.hold(lease)
         if self._inflight.fairness.is_on:
             lease.expected_s = worker.mean_s / worker.capacity
@@ -241,9 +242,10 @@ class Leases:
             return None
         self._release(lease)
         if message.header["kind"] == "result":  # a failure may come before any computing
-            # A process that was stopped for an hour, or a clock that jumped, says nothing about
-            # its speed: believe that it has become slow only step by step.
-            took_s = min(now - lease.started_at, 2.0 * lease.length_s)
+            awake_s = now - lease.started_at - (self.slept_s - lease.slept_s)
+            # A worker that was stopped for an hour says nothing about its speed: believe that it
+            # has become slow only step by step.
+            took_s = min(max(awake_s, 0.0), 2.0 * lease.length_s)
             worker.took(took_s)
             if lease.expected_s is not None:
                 lane, slot_s = lease.request.lane, took_s / worker.capacity

@@ -28,6 +28,7 @@ class Lease:
     waited_s: float  # in the queue, before this lease
     length_s: float  # how long the worker may take
     beat: int  # number of the last heartbeat sent before this lease
+    slept_s: float  # how long the core had slept in all before this lease
     overdue: bool = False
     expected_s: float | None = None  # of a slot's time, where lanes share a policy's workers
 

@@ -310,6 +310,17 @@ def test_a_worker_that_was_stopped_for_long_is_not_taken_for_slow(story: Scenari
     assert _worker(story, "w1").mean_s <= 2 * LEASE_S
 
 
+def test_what_the_broker_slept_is_not_the_time_of_a_worker(story: Scenario) -> None:
+    story.join("w1", inference_ms=30.0)
+    for _ in range(3):
+        ask = story.ask("arm", deadline_s=3600.0)
+        story.now += 100.0  # the clock jumps, or the process was stopped
+        story.after(0.05)
+        story.finish("w1")
+        assert story.outcome(ask) == "result"
+    assert _worker(story, "w1").mean_s <= 0.15 + Timers().heartbeat_ms / 1e3
+
+
 # A worker falls silent.
 
 
