@@ -45,6 +45,7 @@ logger = logging.getLogger(__name__)
 LIMITS_S = 1.0  # for asking a broker what it takes, before a body that was too large is refused
 FIRST_PAUSE_S = 0.01  # before the second try; the first comes at once
 LONGEST_PAUSE_S = 1.0
+EPISODES = 8  # whose versions are remembered, of a robot that goes from one to another and back
 NOT_YET_S = 0.25  # until something is asked for again, where the broker does not say how soon
 
 _ANSWERS = {"infer": "result", "metadata": "result"}  # all else is answered with a pong
@@ -76,7 +77,7 @@ class Session:
         self._id = RequestId(client, 0)
         self._body: Body = []
         self._reference: Written | None = None  # to memory that holds the body's buffers
-        self._version = "", ""  # an episode, and which version of the policy answered in it last
+        self._versions: dict[str, str] = {}  # by episode: which of the policy's answered last
         self._until = 0.0
         self._pause_s = 0.0
         self._limits_id: RequestId | None = None  # of the ping for limits, while one is out
@@ -128,9 +129,10 @@ class Session:
             return Failed(errors.ProtocolError(f"{self._kind} was answered with {reply['kind']}"))
         if self._kind == "infer":
             self.memory.answered(reply.get("host"))
-            self._version = self.fields.get("session", ""), reply.get("version", "")
+            if "version" in reply:  # not where one was asked for by its full name
+                self._remember(reply["version"])
         elif self._kind == "reset":
-            self._version = "", ""
+            self._versions.pop(self._episode, None)
         self.route.answered()
         return Done(reply, frames[1:])
 
@@ -164,6 +166,17 @@ class Session:
         self.max_bytes = limit if type(limit) is int else None
         return info
 
+    @property
+    def _episode(self) -> str:
+        return str(self.fields.get("session", ""))
+
+    def _remember(self, version: str) -> None:
+        versions, episode = self._versions, self._episode
+        versions.pop(episode, None)
+        versions[episode] = version
+        if len(versions) > EPISODES:
+            del versions[next(iter(versions))]  # the one that was answered longest ago
+
     # What goes out.
 
     def _next_id(self) -> RequestId:
@@ -183,9 +196,8 @@ class Session:
             (fields["memory"], fields["written"]), body = self._reference, body[:1]
         elif len(body) > 1:
             fields.update(self.memory.offer(now))
-        episode, version = self._version
-        if version and episode == self.fields.get("session", ""):
-            fields["version"] = version  # also another broker then goes on with it
+        if self._episode in self._versions:  # also another broker then goes on with it
+            fields["version"] = self._versions[self._episode]
         return self._send_frames(self._kind, self._id, fields, body, self._until, now)
 
     def _send_frames(

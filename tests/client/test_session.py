@@ -11,6 +11,7 @@ import zmq
 from client import errors
 from client.body import encode_body
 from client.session import (
+    EPISODES,
     FIRST_PAUSE_S,
     LIMITS_S,
     LONGEST_PAUSE_S,
@@ -259,12 +260,23 @@ def test_the_version_that_answered_is_told_with_the_next_request(session: Sessio
     assert "version" not in answered(session, version="aloha@2")
     assert answered(session, version="aloha@3")["version"] == "aloha@2"
     assert answered(session)["version"] == "aloha@3"
-    assert "version" not in answered(session)  # the last one named none
+    assert asked(session)["version"] == "aloha@3"  # who asks for a full name is told none
 
 
 def test_another_episode_begins_without_a_version(session: Session) -> None:
     answered(session, version="aloha@2")
     session.fields["session"] = "another"
+    assert "version" not in asked(session)
+
+
+def test_who_comes_back_to_an_episode_tells_its_version(session: Session) -> None:
+    for number in range(EPISODES + 1):
+        session.fields["session"] = f"s{number}"
+        answered(session, version=f"aloha@{number}")
+    for number in (1, EPISODES):
+        session.fields["session"] = f"s{number}"
+        assert asked(session)["version"] == f"aloha@{number}"
+    session.fields["session"] = "s0"  # answered longest ago
     assert "version" not in asked(session)
 
 

@@ -43,7 +43,7 @@ class ClientRobot(Caller):
         self._id: RequestId | None = None  # of the call under way, once it was sent
         self._is_awaiting = False  # is a message out on the socket that is not answered?
         self._knows_limits = False  # were they told on the connection in use?
-        self._answered: tuple[str, Any] = "", None  # an episode, and the version that it has
+        self._answered: dict[str, str] = {}  # the version that each episode has
 
     def also_knows(self, others: Sequence[tuple[Link, Listener, Ledger]]) -> None:
         """There are more brokers in its list."""
@@ -127,8 +127,10 @@ class ClientRobot(Caller):
             self._drop()
         elif isinstance(action, Done):
             self._check_answer(call, action, message)
-            if call.kind in ("infer", "reset"):
-                self._answered = call.session, action.header.get("version")
+            if call.kind == "infer" and "version" in action.header:
+                self._answered[call.session] = action.header["version"]
+            elif call.kind == "reset":
+                self._answered.pop(call.session, None)
             self._finish(call, action.header["kind"])
             return
         elif isinstance(action, Failed):
@@ -148,8 +150,7 @@ class ClientRobot(Caller):
         kind, id = header["kind"], header["id"]
         self._check_send(call, kind, id)
         if kind == "infer":
-            episode, version = self._answered
-            expected = version if episode == call.session else None
+            expected = self._answered.get(call.session)
             if header.get("version") != expected:
                 raise Violation(7, f"{self._link.name} was answered by {expected}: {header}")
         self._aim()

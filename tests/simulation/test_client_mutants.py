@@ -93,7 +93,7 @@ def _fails_for_good_while_it_pauses(patch: Patch) -> None:
 
 def _does_not_say_which_version_answered(patch: Patch) -> None:
     def send(self: Session, now: float) -> Action:
-        self._version = "", ""
+        self._versions.clear()
         return original(self, now)
 
     original = Session._send
