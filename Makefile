@@ -24,9 +24,11 @@ check: $(VENV)/installed
 	$(BIN)/mypy
 	$(BIN)/vermin --quiet --no-tips --target=3.8- --violations client
 
+# Real processes on a shared machine stand still for seconds at times: a test that fails is run once
+# more, and its first failure shown at the end. CONTRIBUTING.md says what to do about one.
 test: check
 	@$(BIN)/python -m scripts.rendering
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --reruns 1
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info outputs

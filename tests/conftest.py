@@ -1,4 +1,4 @@
-"""What every test runs with, and how long each group of tests took."""
+"""What every test runs with, how long each group took, and which tests failed at first."""
 
 from __future__ import annotations
 
@@ -61,6 +61,26 @@ class TimesByGroup:
             terminalreporter.write_line(line)
 
 
+class FailedAtFirst:
+    """A plugin that shows the failures of tests that were run again (`--reruns`)."""
+
+    def __init__(self) -> None:
+        self.reports: list[pytest.TestReport] = []
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Called for the set-up, the call and the tear-down of each test."""
+        if str(report.outcome) == "rerun":
+            self.reports.append(report)
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Called when all tests have run."""
+        if self.reports:
+            terminalreporter.section("failed at first, and were run again")
+        for report in self.reports:
+            terminalreporter.section(report.nodeid, sep="-")
+            terminalreporter.write_line(report.longreprtext)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """What a test printed may hold lone surrogates, which no channel between processes takes."""
@@ -74,3 +94,4 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 def pytest_configure(config: pytest.Config) -> None:
     """Called once, before tests are collected."""
     config.pluginmanager.register(TimesByGroup(), "times-by-group")
+    config.pluginmanager.register(FailedAtFirst(), "failed-at-first")
