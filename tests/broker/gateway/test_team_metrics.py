@@ -16,7 +16,7 @@ def test_teams_are_told_with_time_and_refusals() -> None:
     story.join("w")
     story.ask("arm")
     story.ask("arm", session="another")
-    story.now += 0.5
+    story.after(0.5)
     story.finish("w")
     story.ask("arm", traffic="evaluation")
     metrics, registry = BrokerMetrics(), CollectorRegistry()
