@@ -124,6 +124,13 @@ def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str
         for outcome, rules in record.get("guards", {}).items()
         for rule, count in rules.items()
     ]
+    paces = [
+        {"policy": policy, **record["latency_ms"]}
+        for policy, record in policies.items()
+        if record.get("latency_ms")
+    ]
+    spread = {"policy": "policy", "p50": "p50", "p95": "p95", "max": "max", "count": "requests"}
+    every.insert(0, (f"milliseconds by policy, last {status['window_s']:.0f} s", paces, spread))
     headings = {"policy": "policy", "outcome": "were", "rule": "joint/rule", "actions": "actions"}
     every.append(("actions that broke a guard's rule", told, headings))
     held = [

@@ -61,6 +61,9 @@ def test_tables_show_what_robots_call_themselves(
     assert "[red]arm" in shown  # plain text, no markup
     for word in ("aloha_sim", "ready", "workers", "robots", "queues", "milliseconds", "answered"):
         assert word in shown
+    by_policy = shown.partition("milliseconds by policy, last 60 s")[2].splitlines()
+    assert by_policy[2].split()[0] == "aloha_sim"
+    assert float(by_policy[2].split()[1]) > 0.0
 
 
 @pytest.mark.parametrize(
