@@ -109,9 +109,9 @@ def test_the_watch_goes_on_while_the_broker_is_gone(
     def status(self: ZmqPolicyClient) -> dict[str, Any]:
         if len(seen) == 1:
             broker.kill()
-        elif seen[-1:] == ["BrokerUnreachable"]:
+        elif seen == ["told", "BrokerUnreachable"]:
             processes.start("again", "broker", *ends).wait_ready()
-        elif len(seen) > 2:
+        elif seen.count("told") == 2:
             raise KeyboardInterrupt
         try:
             answer = original(self)
@@ -124,14 +124,15 @@ def test_the_watch_goes_on_while_the_broker_is_gone(
     original = ZmqPolicyClient.status
     monkeypatch.setattr(ZmqPolicyClient, "status", status)
     monkeypatch.setattr("scripts.status._INTERVAL_S", 0.01)
-    monkeypatch.setattr("scripts.status._SOON_S", 0.3)
+    monkeypatch.setattr("scripts.status._SOON_S", 0.5)
     ends = (f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}")
     with Processes(tmp_path) as processes:
         broker = processes.start("broker", "broker", *ends)
         broker.wait_ready()
         options = ["--json"] if json_lines else []
         assert main(["--host", "127.0.0.1", "--port", str(front), "--watch", *options]) == 0
-    assert seen == ["told", "BrokerUnreachable", "told"]
+    # On a busy machine a fresh broker may need longer than one of the short waits.
+    assert [seen[0], seen[1], seen[-1]] == ["told", "BrokerUnreachable", "told"]
     printed = capsys.readouterr()
     if json_lines:
         assert [set(json.loads(line)) > {"workers"} for line in printed.out.splitlines()] == [
