@@ -20,7 +20,7 @@ from rich.console import Console
 
 from broker.gateway.pages import FOLDER
 from scripts.local.processes import Processes
-from scripts.page_shots import Browser
+from scripts.page_shots.browser import Browser
 from scripts.status import render
 from tests.broker.gateway.site import KEYS, RunningGateway, Site
 from tests.e2e.stack import WAIT_S, eventually

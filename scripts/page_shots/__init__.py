@@ -1,0 +1,1 @@
+"""Pictures of the gateway's page: `python -m scripts.page_shots`."""
