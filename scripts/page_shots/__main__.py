@@ -1,4 +1,4 @@
-"""`python -m scripts.page_shots`: the gateway's page in five states, as a browser shows it.
+"""`python -m scripts.page_shots`: the gateway's page in eight states, as a browser shows it.
 
 Starts a broker, workers, a gateway, a hundred robots and a headless Chromium, saves
 docs/images/page_*.png, and prints what the gateway's process costs meanwhile.
@@ -21,9 +21,11 @@ import numpy as np
 
 from client import ZmqPolicyClient
 from client.errors import PolicyError
-from scripts.local.processes import Process, Processes, free_ports
+from scripts.local.processes import Process, Processes
+from scripts.page_shots import site
 from scripts.page_shots.browser import Browser
-from scripts.page_shots.robots import HZ, ROBOTS, fleet
+from scripts.page_shots.robots import HZ, ROBOTS, fleet, robot_name
+from scripts.page_shots.site import Site
 
 
 def main() -> int:
@@ -36,36 +38,27 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, Processes(Path(folder) / "logs") as processes:
         browser = Browser(processes, program, Path(folder) / "profile")
         try:
-            _take(processes, browser)
+            _take(processes, browser, Path(folder))
         finally:
             browser.close()
     return 0
 
 
-def _take(processes: Processes, browser: Browser) -> None:
-    frontend, backend, http, openpi = free_ports(4)
-    addresses = (
-        f"frontend=tcp://127.0.0.1:{frontend}",
-        f"backend=tcp://127.0.0.1:{backend}",
-    )
-    broker = processes.start("broker", "broker", *addresses)
-    gateway = processes.start(
-        "gateway",
-        "broker.gateway",
-        f"broker=tcp://127.0.0.1:{frontend}",
-        f"http.listen=127.0.0.1:{http}",
-        f"openpi.listen=127.0.0.1:{openpi}",
-        "openpi.policy=aloha",
-        "deadline_s=5",
-    )
-    gateway.wait_ready()
-    url = f"http://127.0.0.1:{http}/"
-    browser.show(url)
+def _take(processes: Processes, browser: Browser, folder: Path) -> None:
+    one = site.start(processes, "one")
+    browser.show(one.url)
     browser.until("document.getElementById('broker').textContent.includes('up')")
     browser.save("page_empty")
-    with fleet(processes, frontend, backend, openpi):
-        _busy(browser, gateway, url)
-        _failing(browser, broker, url, frontend)
+    with fleet(processes, one):
+        _busy(browser, one.gateway, one.url)
+        _failing(browser, one)
+    teams = folder / "teams.yaml"
+    teams.write_text(_teams())
+    two = site.start(processes, "two", 2, f"fairness.teams={teams}")
+    with fleet(processes, two):
+        _two_brokers(browser, two)
+    if browser.complaints:
+        print("the page complained:", *browser.complaints, sep="\n")
 
 
 def _busy(browser: Browser, gateway: Process, url: str) -> None:
@@ -92,19 +85,48 @@ def _busy(browser: Browser, gateway: Process, url: str) -> None:
     browser.save("page_robot")
 
 
-def _failing(browser: Browser, broker: Process, url: str, frontend: int) -> None:
+def _failing(browser: Browser, one: Site) -> None:
     wrong = {"nothing_such": 1.0, "slow": 0.05}
     for policy, deadline_s in wrong.items():
         with (
-            ZmqPolicyClient("127.0.0.1", frontend, policy=policy, robot="lost-arm") as robot,
+            ZmqPolicyClient(one.frontends, policy=policy, robot="lost-arm") as robot,
             contextlib.suppress(PolicyError),
         ):
             robot.infer({"state": np.zeros(14)}, deadline_s=deadline_s)
-    browser.show(url)
+    browser.show(one.url)
     browser.until("document.querySelectorAll('#errors li').length > 1")
-    broker.kill()
+    one.brokers[0].kill()
     browser.until("!document.getElementById('trouble').hidden")
     browser.save("page_failing")
+
+
+def _teams() -> str:
+    """Two teams, as `fairness.teams` reads them: without keys, by what robots call themselves."""
+    names = [robot_name(number)[0] for number in range(ROBOTS)]
+    picking = ", ".join(name for name in names if name.startswith("aloha"))
+    nightly = ", ".join(name for name in names if name.startswith("droid"))
+    return (
+        f"picking: {{members: [{picking}], weight: 2}}\n"
+        f"night-runs: {{members: [{nightly}], traffic: evaluation, max_share: 0.5}}\n"
+    )
+
+
+def _two_brokers(browser: Browser, two: Site) -> None:
+    """One of two brokers is chosen by its button, killed, and the page is left to choose again."""
+    buttons = "[...document.querySelectorAll('#brokers button')]"
+    browser.show(two.url, height=1400)
+    browser.until(f"{buttons}.length === 2")
+    browser.until("document.querySelectorAll('#teams tr').length >= 2")
+    browser.until(f"document.querySelectorAll('#robot-rows tr').length >= {ROBOTS}")
+    time.sleep(10.0)  # for the curves to have a beginning
+    browser.save("page_teams")
+    browser.run(f"{buttons}[1].click()")
+    browser.until(f"{buttons}[1].getAttribute('aria-pressed') === 'true'")
+    two.brokers[0].kill()
+    browser.until(f"{buttons}[0].className.includes('suspect')")
+    browser.run(f"{buttons}[1].click()")
+    browser.until(f"document.querySelectorAll('#robot-rows tr').length >= {ROBOTS - 2}")
+    browser.save("page_second_broker")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from websockets.sync.client import connect
 from client import ZmqPolicyClient
 from client.errors import PolicyError
 from scripts.local.processes import Processes
+from scripts.page_shots.site import Site
 
 ROBOTS, HZ = 100, 2.0
 
@@ -37,14 +38,14 @@ class Waves:
 
 
 @contextlib.contextmanager
-def fleet(processes: Processes, frontend: int, backend: int, openpi: int) -> Iterator[None]:
+def fleet(processes: Processes, site: Site) -> Iterator[None]:
     """Two policies and a hundred robots, of which two come by openpi's socket."""
     served = {"aloha": 0.004, "droid": 0.006, "slow": 1.0}
     workers = [
         processes.start(
-            f"worker {name} {number}",
+            f"{site.name} worker {name} {number}",
             "worker",
-            f"broker=tcp://127.0.0.1:{backend}",
+            f"broker=[{','.join(site.backends)}]",
             f"name={name}",
             f"policy={{_target_: scripts.page_shots.robots.Waves, time_s: {time_s}}}",
         )
@@ -55,10 +56,12 @@ def fleet(processes: Processes, frontend: int, backend: int, openpi: int) -> Ite
         worker.wait_ready()
     stopping = threading.Event()
     threads = [
-        threading.Thread(target=_zmq_robot, args=(number, frontend, stopping))
+        threading.Thread(target=_zmq_robot, args=(number, site.frontends, stopping))
         for number in range(ROBOTS - 2)
     ]
-    threads += [threading.Thread(target=_openpi_robot, args=(openpi, stopping)) for _ in range(2)]
+    threads += [
+        threading.Thread(target=_openpi_robot, args=(site.openpi_port, stopping)) for _ in range(2)
+    ]
     for thread in threads:
         thread.start()
     try:
@@ -69,11 +72,16 @@ def fleet(processes: Processes, frontend: int, backend: int, openpi: int) -> Ite
             thread.join()
 
 
-def _zmq_robot(number: int, frontend: int, stopping: threading.Event) -> None:
+def robot_name(number: int) -> tuple[str, str]:
+    """What a robot calls itself, and the policy that it asks for."""
     policy = ("aloha", "droid")[number % 2]
-    name = f"{policy}-{number // 2:02d}"
+    return f"{policy}-{number // 2:02d}", policy
+
+
+def _zmq_robot(number: int, frontends: Sequence[str], stopping: threading.Event) -> None:
+    name, policy = robot_name(number)
     with (
-        ZmqPolicyClient("127.0.0.1", frontend, policy=policy, robot=name, timeout_s=5.0) as robot,
+        ZmqPolicyClient(frontends, policy=policy, robot=name, timeout_s=5.0) as robot,
         contextlib.suppress(PolicyError),
     ):
         while not stopping.wait(1.0 / HZ):
