@@ -105,13 +105,18 @@ class Names:
             request.base = str(base)
 
     def answered(self, request: Request, full: str, now: float) -> None:
-        """A version has answered; to be called where its name had none yet when it was asked.
+        """A version has answered; to be called unless it was asked for by its full name.
 
-        The episode, which began before there were versions, is remembered to have this one.
+        An episode that began before there were versions is remembered to have this one.
         """
         base = request.policy
-        if not request.base and base in self._versions.records and base_of(full) == base:
-            self._versions.choose(base, request.session, full, self._pool.serves_since, now)
+        if request.base or base is None:
+            return
+        if base in self._versions.records:
+            if base_of(full) == base:
+                self._versions.choose(base, request.session, full, self._pool.serves_since, now)
+        elif "version" not in request.header and base_of(full) == base:
+            self._versions.answered(base, request.session, now)
 
     def settle(self, policy: str | None, now: float) -> None:
         """Have requests that wait in vain for a version go on with another one of its name.

@@ -18,6 +18,7 @@ from client.names import base_of
 
 Key = tuple[bytes, str]  # an episode: the client and its session
 Since = Callable[[str], float | None]  # when a full name's first worker came; None: has none
+_NAMES = 8  # of policies that one episode asks for
 _ROUNDING = 1e-9  # 0.1 times 30 is a little more or less than 3
 
 
@@ -73,6 +74,9 @@ class Versions:
         self.records: dict[str | None, Record] = {}
         self._most, self._idle_s, self._counters = most, idle_s, counters
         self._episodes: dict[Key, Episode] = {}  # the one seen last is last
+        # Episodes of names that are served in one version so far, whose clients do not tell it:
+        # when which name answered them last.
+        self._unversioned: dict[Key, dict[str, float]] = {}
 
     def add(self, full: str, known: Mapping[str, object]) -> None:
         """Add a full name that is served or expected for the first time; `known` are the others."""
@@ -86,7 +90,24 @@ class Versions:
         if record is None:
             names = [name for name in known if base_of(name) == base]
             record = self.records[base] = Record(dict.fromkeys(names))
+            for key, names_seen in list(self._unversioned.items()):
+                seen_at = names_seen.pop(base, None)
+                if seen_at is not None and key not in self._episodes:
+                    self._remember(record, key, None, base, seen_at)
         return record
+
+    def answered(self, base: str, key: Key, now: float) -> None:
+        """A name without other versions has answered an episode whose client does not tell it.
+
+        Once there are versions, the episode is remembered to have the one without a number.
+        """
+        names_seen = self._unversioned.pop(key, {})
+        names_seen[base] = now
+        self._unversioned[key] = names_seen
+        if len(names_seen) > _NAMES:
+            del names_seen[min(names_seen, key=names_seen.__getitem__)]
+        if len(self._unversioned) > self._most:
+            del self._unversioned[next(iter(self._unversioned))]
 
     def choose(self, base: str, key: Key, told: str | None, since: Since, now: float) -> str:
         """The version for a request of an episode, which is remembered.
@@ -128,6 +149,7 @@ class Versions:
 
     def forget(self, key: Key) -> None:
         """Forget an episode that has ended."""
+        self._unversioned.pop(key, None)
         episode = self._episodes.pop(key, None)
         if episode is not None:
             self.records[base_of(episode.full)].running[episode.full] -= 1
@@ -159,8 +181,8 @@ class Versions:
         return record.moved - before
 
     def __len__(self) -> int:
-        """How many episodes are remembered."""
-        return len(self._episodes)
+        """How many episodes are remembered, those of names without versions too."""
+        return len(self._episodes) + len(self._unversioned)
 
     def _before(
         self, record: Record, episode: Episode | None, told: str | None, since: Since

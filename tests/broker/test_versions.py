@@ -93,6 +93,36 @@ def test_an_episode_that_is_older_than_all_versions_is_not_moved_to_the_first_on
     assert version_of(story, "another") == "aloha@1"
 
 
+def test_nor_is_it_where_its_client_does_not_tell_what_answered() -> None:
+    story = Scenario()
+    story.join("old", "aloha", slots=60)
+    story.join("droid", "droid")
+    for robot in ("arm", "ended", "idle"):
+        assert version_of(story, robot) == "aloha"
+    assert version_of(story, "arm", policy="droid") == "droid"  # in the same session
+    story.request("ended", "reset", session="")
+    story.after(Limits().episode_idle_s + 1.0)
+    for robot in ("arm", "late"):
+        assert version_of(story, robot) == "aloha"
+    story.join("new", "aloha@1", slots=60)
+    plan(story, stable="aloha@1")
+    assert plan(story)["running"] == {"aloha": 2}
+    assert [version_of(story, robot) for robot in ("arm", "late")] == ["aloha"] * 2
+    assert [version_of(story, robot) for robot in ("ended", "idle")] == ["aloha@1"] * 2
+
+
+def test_episodes_without_versions_are_bounded() -> None:
+    story = Scenario(BrokerConfig(limits=Limits(max_episodes=3)))
+    story.join("old", "aloha", slots=60)
+    for number in range(12):
+        story.join(f"w{number}", f"p{number}")
+        version_of(story, "arm0", policy=f"p{number}")
+    for number in range(5):
+        version_of(story, f"arm{number}")
+    assert len(story.core.versions) == 3
+    assert max(map(len, story.core.versions._unversioned.values())) <= 8
+
+
 @pytest.mark.parametrize("share", [0.0, 0.1, 0.25, 0.5, 0.9, 1.0])
 def test_a_candidate_gets_its_share_of_new_episodes_evenly(story: Scenario, share: float) -> None:
     plan(story, stable="aloha@1", candidate="aloha@2", share=share)

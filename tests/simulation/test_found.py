@@ -14,6 +14,7 @@ from broker.events import Command, Event, RobotMessage, WorkerMessage
 from broker.registry import Registry
 from broker.robots import Robots
 from broker.states import WorkerState
+from broker.versions import Versions
 from broker.workers import Lease, Worker
 from client.wire import RequestId
 from tests.simulation.schedule import (
@@ -23,7 +24,9 @@ from tests.simulation.schedule import (
     Jump,
     Partition,
     Pause,
+    Restart,
     RobotSpec,
+    Rollout,
     Schedule,
     Setting,
     Step,
@@ -74,6 +77,15 @@ _SLEPT_TWICE: tuple[Step, ...] = (
     Jump(at=1.0802, seconds=100.0),
 )
 
+# A program that repeats no version was answered before the only other version's worker had said
+# hello to a restarted broker, and was given that version in the middle of its episode.
+_ANSWERED_EARLY: tuple[Step, ...] = (
+    Restart(at=1.6553, down_s=0.01),
+    Ask(at=1.7166, robot=1, deadline_s=1.5, size=0),
+    Rollout(at=1.7899, stable="a@2", share=0.5),
+    Ask(at=1.8049, robot=1, deadline_s=1.5, size=60),
+)
+
 _TWO_POLICIES = Setting(
     workers=(WorkerSpec(), WorkerSpec(policy="b")), robots=(RobotSpec(), RobotSpec(), RobotSpec())
 )
@@ -81,6 +93,10 @@ _PIPELINER = Setting(
     workers=(WorkerSpec(slots=4),), robots=(RobotSpec(pipelines=True, delay_s=0.02),)
 )
 _LATE = Setting(workers=(WorkerSpec(warm_up_s=0.15),))
+_TWO_VERSIONS = Setting(
+    workers=(WorkerSpec(policy="a@2", delay_s=0.02), WorkerSpec()),
+    robots=(RobotSpec(), RobotSpec(names_requests=False)),
+)
 _TEAMS = Setting(
     workers=(WorkerSpec(inference_s=0.055, delay_s=0.02),),
     robots=(RobotSpec(pipelines=True), RobotSpec(pipelines=True)),
@@ -134,6 +150,10 @@ def _take_sleep_for_work(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(Core, "handle", handle)
 
 
+def _forget_who_tells_no_version(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Versions, "answered", lambda self, base, key, now: None)
+
+
 def _believe_in_any_slowness(patch: pytest.MonkeyPatch) -> None:
     _take_sleep_for_work(patch)
 
@@ -152,8 +172,9 @@ def _believe_in_any_slowness(patch: pytest.MonkeyPatch) -> None:
         (_LATE, _READY_LOST, _take_ready_for_granted, 5),
         (_TWO_POLICIES, _SLEPT, _believe_in_any_slowness, 5),
         (_TEAMS, _SLEPT_TWICE, _take_sleep_for_work, 5),
+        (_TWO_VERSIONS, _ANSWERED_EARLY, _forget_who_tells_no_version, 7),
     ],
-    ids=["overtaken", "asked anew", "ready lost", "slept", "slept twice"],
+    ids=["overtaken", "asked anew", "ready lost", "slept", "slept twice", "answered early"],
 )
 def test_what_was_found_is_mended(
     setting: Setting,
