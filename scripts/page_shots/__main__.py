@@ -12,6 +12,7 @@ if __name__ == "__main__":
     interruptible()
 
 import contextlib
+import logging
 import shutil
 import tempfile
 import time
@@ -112,7 +113,7 @@ def _teams() -> str:
 
 
 def _two_brokers(browser: Browser, two: Site) -> None:
-    """One of two brokers is chosen by its button, killed, and the page is left to choose again."""
+    """The second of two brokers is chosen by its button, and shown when the first was killed."""
     buttons = "[...document.querySelectorAll('#brokers button')]"
     browser.show(two.url, height=1400)
     browser.until(f"{buttons}.length === 2")
@@ -122,9 +123,10 @@ def _two_brokers(browser: Browser, two: Site) -> None:
     browser.save("page_teams")
     browser.run(f"{buttons}[1].click()")
     browser.until(f"{buttons}[1].getAttribute('aria-pressed') === 'true'")
+    logging.getLogger("client").setLevel(logging.ERROR)  # each robot says that it goes on
     two.brokers[0].kill()
     browser.until(f"{buttons}[0].className.includes('suspect')")
-    browser.run(f"{buttons}[1].click()")
+    browser.run(f"{buttons}[1].click()")  # the page chooses by itself again
     browser.until(f"document.querySelectorAll('#robot-rows tr').length >= {ROBOTS - 2}")
     browser.save("page_second_broker")
 
