@@ -96,9 +96,9 @@ class Stack:
             self._clients.pop().close()
 
     def close(self) -> None:
-        """Hang up; the processes are stopped by whoever owns them."""
-        self._threads.shutdown()
+        """Hang up, which ends calls under way; processes are stopped by whoever owns them."""
         self.hang_up()
+        self._threads.shutdown()
 
     def _start(self, module: str, *settings: str) -> Process:
         self._count += 1
