@@ -90,6 +90,12 @@ class Stack:
         """Ask again and again until an error ends it."""
         return self._threads.submit(_for_ever, self.client(**options), observation)
 
+    def accepted(self) -> int:
+        """How many requests the broker has taken so far."""
+        with self.client() as client:
+            count: int = client.status()["counters"].get("accepted", 0)
+        return count
+
     def hang_up(self) -> None:
         """Close all robots so far."""
         while self._clients:
