@@ -240,7 +240,7 @@ def test_everybody_killed_under_load_leaves_nothing_and_loses_nothing(
         robot.comes_to_share()
         shared.update(memories(robot.pid))
     # Memory without a name ends with those that hold it; this machine's other programs have named.
-    pids = [each.pid for each in (*robots, broker, *workers)]
+    pids = [robot.pid for robot in robots] + [process.pid for process in (broker, *workers)]
     assert not any(map(has_named_memory, pids))
     for robot in robots:
         robot.kill()
