@@ -139,7 +139,7 @@ MUTANTS = [
     Mutant("ignores who", {5}, _ignores_who),
     Mutant("echoes no beat", {5}, _echoes_no_beat),
     Mutant("echoes beats that did not come", {3}, _echoes_beats_that_did_not_come),
-    Mutant("keeps the last broker's epoch", {5}, _keeps_the_last_brokers_epoch),
+    Mutant("keeps the last broker's epoch", {5}, _keeps_the_last_brokers_epoch, 42),
     Mutant("takes any complaint for a refusal", {5}, _takes_any_complaint_for_a_refusal, 69),
     Mutant("oversleeps", {5}, _oversleeps),
 ]
