@@ -1,8 +1,9 @@
 """A way to a broker on which it is heard out before it learns who is there.
 
-A broker that asks for a key hangs up on whoever says that it has none. On one busy machine that end
-mostly comes before the broker's own greeting was read, and who has no key tries again for half a
-minute until it hears what is wrong. This way makes it the first time.
+A broker that asks for a key hangs up on whoever has none, and one that has none on whoever brings
+one. On one busy machine that end mostly comes before the broker's own greeting was read, and its
+peer tries again for half a minute until it hears what is wrong. On this way it hears it the first
+time.
 """
 
 from __future__ import annotations

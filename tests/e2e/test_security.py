@@ -320,7 +320,9 @@ def test_keys_that_a_broker_doesnt_ask_for_are_told_as_such(tmp_path: Path) -> N
     with Processes(tmp_path / "logs") as processes:
         site = Site(processes, None)
         site.start_broker()
-        keyed = Site(processes, tmp_path / "keys")
-        file = keyed.make("arm", Role.robot)
-        with pytest.raises(errors.Forbidden, match="has no keys"), site.client(file):
-            pass
+        file = make(tmp_path / "keys", "arm", Role.robot, [])
+        with (
+            heard_out(site.port) as port,
+            pytest.raises(errors.Forbidden, match="has no keys"),
+        ):
+            ZmqPolicyClient("127.0.0.1", port, key=file, connect_timeout_s=PATIENCE_S)
