@@ -238,20 +238,20 @@ def web_server() -> Iterator[int]:
 @pytest.mark.parametrize("server", [silent_server, web_server])
 def test_a_port_of_another_service(server: Any) -> None:
     with server() as port, pytest.raises(errors.ConnectionRefusedByPeer, match="another service's"):
-        connect(port, connect_timeout_s=0.5)
+        connect(port, connect_timeout_s=1.0)
 
 
 def test_silence_may_be_a_broker_that_hangs() -> None:
     with silent_server() as port, pytest.raises(errors.ConnectionRefusedByPeer, match="hangs"):
-        connect(port, connect_timeout_s=0.5)
+        connect(port, connect_timeout_s=1.0)
 
 
 def test_a_peer_that_breaks_the_connection_each_time_is_not_flooded() -> None:
     """Libzmq hangs up on an answer without a delimiter; the client asks again, ever more slowly."""
     with ScriptedBroker(*[broken] * 1000) as broker, connect(broker.port) as client:
         with pytest.raises(errors.DeadlineExceeded):
-            client.infer({}, deadline_s=0.3)
-        assert 2 <= len(broker.requests) <= 8
+            client.infer({}, deadline_s=1.0)
+        assert 2 <= len(broker.requests) <= 14
         broker.forget_script()
         assert client.infer({"tag": 1})["tag"] == 1
 

@@ -90,15 +90,21 @@ class Stack:
         """Ask again and again until an error ends it."""
         return self._threads.submit(_for_ever, self.client(**options), observation)
 
+    def accepted(self) -> int:
+        """How many requests the broker has taken so far."""
+        with self.client() as client:
+            count: int = client.status()["counters"].get("accepted", 0)
+        return count
+
     def hang_up(self) -> None:
         """Close all robots so far."""
         while self._clients:
             self._clients.pop().close()
 
     def close(self) -> None:
-        """Hang up; the processes are stopped by whoever owns them."""
-        self._threads.shutdown()
+        """Hang up, which ends calls under way; processes are stopped by whoever owns them."""
         self.hang_up()
+        self._threads.shutdown()
 
     def _start(self, module: str, *settings: str) -> Process:
         self._count += 1

@@ -81,7 +81,7 @@ def test_a_stopping_worker_finishes_and_gets_nothing_new(site: Site) -> None:
     assert worker.wait(PATIENCE_S) == 0
     thread.join(PATIENCE_S)
     assert answers == [(50, 14)]
-    with site.client(timeout_s=0.3) as client, pytest.raises(errors.NoWorker):
+    with site.client(timeout_s=1.5) as client, pytest.raises(errors.NoWorker):
         client.infer({"x": 1})
 
 

@@ -21,6 +21,7 @@ from client.wire import RequestId, encode_header
 from scripts.keys import make, revoke
 from scripts.local.processes import Process, Processes
 from scripts.rollout.brokers import Broker
+from tests.e2e.greeting import heard_out
 from tests.e2e.site import PATIENCE_MS, PATIENCE_S, Site, ask, until
 
 OBSERVATION = {"state": np.arange(14.0), "image": np.zeros((64, 64, 3), np.uint8)}
@@ -83,8 +84,11 @@ def test_an_unknown_key_is_refused_at_once_and_counted(site: Secured, tmp_path: 
 
 
 def test_without_a_key_the_error_says_that_one_is_needed(site: Secured) -> None:
-    with pytest.raises(errors.Forbidden, match="asks for a key"), site.client():
-        pass
+    with (
+        heard_out(site.port) as port,
+        pytest.raises(errors.Forbidden, match="asks for a key"),
+    ):
+        ZmqPolicyClient("127.0.0.1", port, connect_timeout_s=PATIENCE_S)
 
 
 def test_another_brokers_key_file_is_told_as_such(site: Secured, tmp_path: Path) -> None:
@@ -98,12 +102,14 @@ def test_another_brokers_key_file_is_told_as_such(site: Secured, tmp_path: Path)
     assert counters(site)["frontend handshake wrong"] > before
 
 
-@pytest.mark.parametrize(("key", "said"), [("leg", "refuses the key"), (None, "asks for a key")])
-def test_who_is_no_worker_cannot_be_one(site: Secured, key: str | None, said: str) -> None:
-    file = None if key is None else site.key(key)
-    false = site.start_worker(f"false {key}", "policy=noop", "name=echo", key=file)
-    assert false.wait(PATIENCE_S) == 4
-    assert said in false.last_words()
+def test_who_is_no_worker_cannot_be_one(site: Secured) -> None:
+    with heard_out(site.back) as port:
+        claim, way = ("policy=noop", "name=echo"), f"broker=tcp://127.0.0.1:{port}"
+        robot = site.start_worker("false leg", *claim, key=site.key("leg"))
+        nobody = site.start_worker("false nobody", *claim, way)
+        for false, said in ((robot, "refuses the key"), (nobody, "asks for a key")):
+            assert false.wait(PATIENCE_S) == 4
+            assert said in false.last_words()
 
 
 def test_a_worker_is_no_robot(site: Secured) -> None:
@@ -314,7 +320,9 @@ def test_keys_that_a_broker_doesnt_ask_for_are_told_as_such(tmp_path: Path) -> N
     with Processes(tmp_path / "logs") as processes:
         site = Site(processes, None)
         site.start_broker()
-        keyed = Site(processes, tmp_path / "keys")
-        file = keyed.make("arm", Role.robot)
-        with pytest.raises(errors.Forbidden, match="has no keys"), site.client(file):
-            pass
+        file = make(tmp_path / "keys", "arm", Role.robot, [])
+        with (
+            heard_out(site.port) as port,
+            pytest.raises(errors.Forbidden, match="has no keys"),
+        ):
+            ZmqPolicyClient("127.0.0.1", port, key=file, connect_timeout_s=PATIENCE_S)

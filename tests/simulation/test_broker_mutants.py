@@ -260,14 +260,14 @@ def _waits_for_a_version_that_is_gone(patch: Patch) -> None:
 MUTANTS = [
     Mutant("expires in silence", {1}, _expires_in_silence),
     Mutant("answers twice", {1}, _answers_twice),
-    Mutant("tries for ever", {1}, _tries_for_ever),
-    Mutant("computes the expired", {1}, _computes_the_expired),
+    Mutant("tries for ever", {1}, _tries_for_ever, 11),
+    Mutant("computes the expired", {1}, _computes_the_expired, 70),
     Mutant("oversleeps", {1}, _oversleeps),
     Mutant("answers the first to ask", {2}, _answers_the_first_to_ask),
     Mutant("mixes up robots", {2}, _mixes_up_robots),
     Mutant("mixes up payloads", {2}, _mixes_up_payloads),
-    Mutant("believes any worker", {1, 2}, _believes_any_worker),
-    Mutant("believes any epoch", {2, 3}, _believes_any_epoch),
+    Mutant("believes any worker", {1, 2}, _believes_any_worker, 51),
+    Mutant("believes any epoch", {2, 3}, _believes_any_epoch, 10),
     Mutant("believes any attempt", {1, 2}, _believes_any_attempt),
     Mutant("forgets overdue work", {3, 4}, _forgets_overdue_work),
     Mutant("parks work", {3}, _parks_work),
@@ -276,7 +276,7 @@ MUTANTS = [
     Mutant("loses count of bytes", {4}, _loses_count_of_bytes),
     Mutant("keeps lease ends", {4}, _keeps_lease_ends),
     Mutant("drops the requests of the dead", {4}, _drops_the_requests_of_the_dead),
-    Mutant("never trusts again", {5}, _never_trusts_again),
+    Mutant("never trusts again", {5}, _never_trusts_again, 11),
     Mutant("never asks who", {5}, _never_asks_who),
     Mutant("keeps the slots of late answers", {4, 5}, _keeps_the_slots_of_late_answers),
     Mutant("starves a lane", {6}, _starves_a_lane),
@@ -284,8 +284,8 @@ MUTANTS = [
     Mutant("loses count of a lane", {4}, _loses_count_of_a_lane),
     Mutant("never sleeps", {5}, _never_sleeps),
     Mutant("forgets an episode's version", {7}, _forgets_an_episodes_version),
-    Mutant("takes no client's word for a version", {7}, _takes_no_clients_word_for_a_version),
-    Mutant("waits for a version that is gone", {5}, _waits_for_a_version_that_is_gone),
+    Mutant("takes no client's word for a version", {7}, _takes_no_clients_word_for_a_version, 14),
+    Mutant("waits for a version that is gone", {5}, _waits_for_a_version_that_is_gone, 13),
 ]
 
 

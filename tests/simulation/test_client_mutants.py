@@ -101,15 +101,15 @@ def _does_not_say_which_version_answered(patch: Patch) -> None:
 
 
 MUTANTS = [
-    Mutant("sends again under a new id", {2}, _sends_again_under_a_new_id),
-    Mutant("takes foreign answers", {2}, _takes_foreign_answers),
-    Mutant("never asks what the broker takes", {4}, _never_asks_what_the_broker_takes),
+    Mutant("sends again under a new id", {2}, _sends_again_under_a_new_id, 13),
+    Mutant("takes foreign answers", {2}, _takes_foreign_answers, 106),
+    Mutant("never asks what the broker takes", {4}, _never_asks_what_the_broker_takes, 13),
     Mutant("does not give up", {1, 5}, _does_not_give_up),
-    Mutant("gives up before its time", {5}, _gives_up_before_its_time),
-    Mutant("gives up while a broker restarts", {5}, _gives_up_while_a_broker_restarts),
-    Mutant("never sends again", {5}, _never_sends_again),
+    Mutant("gives up before its time", {5}, _gives_up_before_its_time, 11),
+    Mutant("gives up while a broker restarts", {5}, _gives_up_while_a_broker_restarts, 72),
+    Mutant("never sends again", {5}, _never_sends_again, 13),
     Mutant("sends again on a timer", {2}, _sends_again_on_a_timer),
-    Mutant("fails for good while it pauses", {5}, _fails_for_good_while_it_pauses),
+    Mutant("fails for good while it pauses", {5}, _fails_for_good_while_it_pauses, 11),
     Mutant("does not say which version answered", {7}, _does_not_say_which_version_answered),
 ]
 

@@ -11,6 +11,7 @@ import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -270,45 +271,47 @@ def test_metrics_and_status_tell_of_held_steps(shared_site: Site, gateway: Runni
     assert "steps held" in console.export_text()
 
 
-@pytest.mark.parametrize("in_memory", [False, True])
-def test_a_robot_that_asks_the_broker_directly_is_shown_by_its_tap(
-    site: Site, in_memory: bool
-) -> None:
+def test_a_robot_that_asks_the_broker_directly_is_shown_by_its_tap(site: Site) -> None:
     tap = f"ipc://{site.stack.folder}/tap"
     site.stack.broker(f"tap={tap}")
     site.stack.worker("echo", "policy.time_s=0.02").wait_ready()
     gateway = site.gateway(f"tap={tap}", sections=("http",))
     gateway.process.wait_ready()
-    robot = site.stack.client(robot="arm", shared_memory=in_memory)
+    robots = [site.stack.client(robot="arm", shared_memory=each) for each in (False, True)]
     picture = np.zeros((300, 300, 3), np.uint8)
     observation = {"images": {"cam": picture}, "state": np.arange(3.0), "prompt": "fold"}
-    robot.infer(observation)
-    assert robot.uses_shared_memory == in_memory
-    eventually(lambda: robot.id in gateway.get("/status", robot=None)[1], "the robot is known")
+    for robot, in_memory in zip(robots, (False, True), strict=True):
+        robot.infer(observation)
+        assert robot.uses_shared_memory == in_memory
+    for robot in robots:
+        eventually(partial(is_known, gateway, robot.id), "the robot is known")
     neighbour = site.stack.client(robot="arm", shared_memory=False)  # of the same name
     stop = threading.Event()
 
     def ask() -> None:
         while not stop.is_set():
-            robot.infer(observation)
+            for robot in robots:
+                robot.infer(observation)
             neighbour.infer({"prompt": "of another robot"})
 
     asking = threading.Thread(target=ask)
     asking.start()
     try:
-        with events(gateway, f"/robots/{robot.id}/events", None) as seen:
-            for _ in range(3):
-                name, shown = next(seen)
-                assert name == "view"
-                assert [each["name"] for each in shown["images"]] == ["images/cam"]
-                assert {each["name"]: each["values"] for each in shown["states"]}["state"] == [
-                    0,
-                    1,
-                    2,
-                ]
-                assert shown["texts"] == [{"name": "prompt", "text": "fold"}]
-                assert len(shown["actions"]) == 50
+        for robot in robots:
+            with events(gateway, f"/robots/{robot.id}/events", None) as seen:
+                for _ in range(3):
+                    name, shown = next(seen)
+                    assert name == "view"
+                    assert [each["name"] for each in shown["images"]] == ["images/cam"]
+                    states = {each["name"]: each["values"] for each in shown["states"]}
+                    assert states["state"] == [0, 1, 2]
+                    assert shown["texts"] == [{"name": "prompt", "text": "fold"}]
+                    assert len(shown["actions"]) == 50
     finally:
         stop.set()
         asking.join()
     assert "Traceback" not in gateway.process.log.read_text()
+
+
+def is_known(gateway: RunningGateway, robot: str) -> bool:
+    return robot in gateway.get("/status", robot=None)[1]

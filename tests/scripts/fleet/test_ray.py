@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import socket
-import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from client import ZmqPolicyClient
 from scripts.keys import make
 from scripts.local.load import RIGHT, Habits, Outcome, Robot
 from scripts.local.processes import Processes, free_ports
+from tests.robots import Ask, Robots
 from tests.scripts.fleet.machines import WAIT_S, Machines
 from tests.scripts.fleet.site import Site
 
@@ -193,58 +195,30 @@ def process_with(word: str) -> psutil.Process:
     return found
 
 
-class Robots:
-    """One that knows both brokers, and one of the gateway's, that ask until they are told to end.
+@contextmanager
+def direct(brokers: list[str], key: Path) -> Iterator[Ask]:
+    """A robot that knows both brokers."""
+    with ZmqPolicyClient(brokers, key=key, timeout_s=WAIT_S) as robot:
 
-    Attributes:
-        answers: how many each has had.
-        errors: what they got instead of one.
-    """
+        def ask(_: int) -> None:
+            robot.infer(OBSERVATION)
 
-    def __init__(self, brokers: list[str], key: Path, openpi: int) -> None:
-        self.answers, self.errors = [0, 0], list[BaseException]()
-        self._brokers, self._key, self._openpi = brokers, key, openpi
-        self._is_over = threading.Event()
-        self._threads = [threading.Thread(target=each) for each in (self._direct, self._behind)]
-        for thread in self._threads:
-            thread.start()
+        yield ask
 
-    def _direct(self) -> None:
-        try:
-            with ZmqPolicyClient(self._brokers, key=self._key, timeout_s=WAIT_S) as robot:
-                while not self._is_over.is_set():
-                    robot.infer(OBSERVATION)
-                    self.answers[0] += 1
-        except BaseException as error:  # noqa: BLE001 (the test raises it)
-            self.errors.append(error)
 
-    def _behind(self) -> None:
-        try:
-            url = f"ws://127.0.0.1:{self._openpi}"
-            with websockets.sync.client.connect(url, open_timeout=WAIT_S) as robot:
-                robot.recv(WAIT_S)
-                while not self._is_over.is_set():
-                    robot.send(arrays.encode(OBSERVATION))
-                    answer = robot.recv(WAIT_S)
-                    assert isinstance(answer, bytes), answer
-                    self.answers[1] += 1
-        except BaseException as error:  # noqa: BLE001 (the test raises it)
-            self.errors.append(error)
+@contextmanager
+def behind(openpi: int) -> Iterator[Ask]:
+    """One of the gateway's."""
+    url = f"ws://127.0.0.1:{openpi}"
+    with websockets.sync.client.connect(url, open_timeout=WAIT_S) as robot:
+        robot.recv(WAIT_S)
 
-    def go_on(self, site: Site) -> None:
-        """Return once each has had ten more answers."""
-        wanted = [count + 10 for count in self.answers]
-        site.until(
-            lambda: self.errors or all(a >= b for a, b in zip(self.answers, wanted, strict=True)),
-            "more answers",
-        )
-        if self.errors:
-            raise self.errors[0]
+        def ask(_: int) -> None:
+            robot.send(arrays.encode(OBSERVATION))
+            answer = robot.recv(WAIT_S)
+            assert isinstance(answer, bytes), answer
 
-    def end(self) -> None:
-        self._is_over.set()
-        for thread in self._threads:
-            thread.join()
+        yield ask
 
 
 def ready(site: Site, *names: str) -> bool:
@@ -273,16 +247,14 @@ def test_two_brokers_with_keys_and_a_gateway_outlive_a_broker(
     answers = {"a": "answers", "b": "answers"}
     site.until(lambda: machines.state("one")["brokers"] == answers, "the fleet's key is good")
     site.until(lambda: machines.state("one")["policies"]["echo"]["seen"] == 2, "both are seen")
-    robots = Robots([f"127.0.0.1:{site.front}", f"127.0.0.1:{front}"], keys / "arm.key", openpi)
-    try:
-        robots.go_on(site)
+    brokers = [f"127.0.0.1:{site.front}", f"127.0.0.1:{front}"]
+    with Robots([partial(direct, brokers, keys / "arm.key"), partial(behind, openpi)]) as robots:
+        robots.go_on(WAIT_S)
         process_with(f"backend=tcp://127.0.0.1:{site.back}").kill()
-        robots.go_on(site)
+        robots.go_on(WAIT_S)
         site.until(lambda: site.member("broker:a-1")["restarts"] == 1, "it is started again")
         site.until(lambda: machines.state("one")["brokers"] == answers, "it answers again")
-        robots.go_on(site)
-    finally:
-        robots.end()
+        robots.go_on(WAIT_S)
     site.until(
         lambda: [each["trouble"] for each in shown(http)["brokers"]] == ["", ""],
         "the gateway may ask both brokers",
