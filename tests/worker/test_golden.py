@@ -32,7 +32,7 @@ def test_jax_form_gives_the_same(checkpoint: str) -> None:
     for one, other in zip(plain.parameters(), jax.parameters(), strict=True):
         assert torch.equal(one, other)
     first = list(takewhile(lambda row: "/0 " in row.case, jax_agreements(checkpoint)))
-    assert len(first) >= 6
+    assert {row.stage for row in first} >= {"tokens", "state", "raw actions", "robot actions"}
     assert [row for row in first if not row.holds] == []
 
 
