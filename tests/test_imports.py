@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -56,13 +57,21 @@ def imported_names(path: Path, source: str) -> Iterator[str]:
 
 def import_graph(*packages: str) -> dict[str, set[str]]:
     """For each of our modules, those of ours that it imports."""
-    paths = {module_name(path): path for path in sources(*PACKAGES)}
-    graph: dict[str, set[str]] = {}
-    for name, path in paths.items():
-        if name.partition(".")[0] in packages:
-            found = imported_names(path, path.read_text())
-            graph[name] = {ours for each in found if (ours := _ours(each, paths))} - {name}
-    return graph
+    return {name: set(_imports_of(name)) for name in _paths() if name.partition(".")[0] in packages}
+
+
+@cache
+def _paths() -> dict[str, Path]:
+    """Where each of our modules lies, by its name."""
+    return {module_name(path): path for path in sources(*PACKAGES)}
+
+
+@cache
+def _imports_of(name: str) -> frozenset[str]:
+    """Those of our modules that this one imports."""
+    path = _paths()[name]
+    found = imported_names(path, path.read_text())
+    return frozenset(ours for each in found if (ours := _ours(each, _paths()))) - {name}
 
 
 def _ours(name: str, known: Mapping[str, Path]) -> str:

@@ -43,7 +43,7 @@ def test_json_has_everything(port: int, capsys: pytest.CaptureFixture[str]) -> N
     (worker,), (robot,) = status["workers"], status["robots"]
     assert (worker["name"], worker["state"], worker["slots"]) == ("aloha_sim", "ready", 1)
     assert (worker["in_hand"], robot["requests"]) == (0, 1)
-    assert worker["heard_ms_ago"] < 10_000
+    assert worker["heard_ms_ago"] < 1e3 * WAIT_S
     assert robot["name"] == "[red]arm"
     assert status["queues"] == {}
     assert status["latency_ms"]["worker"]["count"] == 1
@@ -107,6 +107,7 @@ def test_the_watch_goes_on_while_the_broker_is_gone(
     seen: list[str] = []
 
     def status(self: ZmqPolicyClient) -> dict[str, Any]:
+        self._timeout_s = 0.3 if len(seen) == 1 else WAIT_S
         if len(seen) == 1:
             broker.kill()
         elif seen == ["told", "BrokerUnreachable"]:
@@ -124,15 +125,13 @@ def test_the_watch_goes_on_while_the_broker_is_gone(
     original = ZmqPolicyClient.status
     monkeypatch.setattr(ZmqPolicyClient, "status", status)
     monkeypatch.setattr("scripts.status._INTERVAL_S", 0.01)
-    monkeypatch.setattr("scripts.status._SOON_S", 0.5)
     ends = (f"frontend=tcp://127.0.0.1:{front}", f"backend=tcp://127.0.0.1:{back}")
     with Processes(tmp_path) as processes:
         broker = processes.start("broker", "broker", *ends)
         broker.wait_ready()
         options = ["--json"] if json_lines else []
         assert main(["--host", "127.0.0.1", "--port", str(front), "--watch", *options]) == 0
-    # On a busy machine a fresh broker may need longer than one of the short waits.
-    assert [seen[0], seen[1], seen[-1]] == ["told", "BrokerUnreachable", "told"]
+    assert seen == ["told", "BrokerUnreachable", "told"]
     printed = capsys.readouterr()
     if json_lines:
         assert [set(json.loads(line)) > {"workers"} for line in printed.out.splitlines()] == [

@@ -35,6 +35,8 @@ from tests.hosts import needs_hosts, no_hosts
 ALONE = Conditions(robots=1, pinned=True, size="aloha", rate_hz=50.0)
 SLOW = LINKS["100m"]
 WAIT_S = 60.0
+# The first to ask for openpi's environment makes it.
+pytestmark = pytest.mark.timeout(600)
 
 
 def _no_emulated_links() -> str:
@@ -417,7 +419,11 @@ def test_hosts_hear_each_other_unless_the_link_is_cut(tmp_path: Path) -> None:
 
 
 @needs_links
-def test_all_of_it_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_of_it_briefly(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("benchmarks.lan.outage.DOWN_S", 1.0)
+    monkeypatch.setattr("benchmarks.lan.outage._BEFORE_S", 0.2)
     children = set(psutil.Process().children())
     result = tmp_path / "lan.json"
     where = ["--unpinned"] if len(os.sched_getaffinity(0)) < 2 else []
@@ -437,7 +443,7 @@ def test_all_of_it_briefly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     assert apart > 3.6 > 0.0 < beside
     assert [drop["scenario"] for drop in saved["outages"]] == ["ours", "openpi"]
     for drop in saved["outages"]:
-        assert drop["slowest_s"] > 1.0 or drop["errors"] or drop["hanging_s"]
+        assert drop["slowest_s"] > 0.5 or drop["errors"] or drop["hanging_s"]
     assert printed.strip().splitlines()[-1] == saved["ratios"][-1]
     assert result.with_suffix(".png").stat().st_size > 10_000
     assert not hosts()

@@ -23,6 +23,8 @@ from benchmarks.transport.teams import PEERS
 from conf.flags import INTERRUPTED
 
 WAIT_S = 90.0
+# The first to ask for openpi's environment makes it.
+pytestmark = pytest.mark.timeout(600)
 COMMAND = [sys.executable, "-m", "benchmarks.transport"]
 
 

@@ -59,7 +59,9 @@ class Robot(threading.Thread):
     def run(self) -> None:
         """One episode after the other."""
         x = self._number * 1e6
-        with ZmqPolicyClient(self._hosts, policy=self._policy, robot=self.name) as client:
+        with ZmqPolicyClient(
+            self._hosts, policy=self._policy, robot=self.name, timeout_s=DEADLINE_S
+        ) as client:
             while not self._is_over.is_set():
                 versions = set()
                 for _ in range(self._requests):

@@ -170,7 +170,7 @@ def test_a_broker_killed_in_the_middle_costs_no_request_and_mixes_no_episode(
 def test_a_broker_that_stays_away_ends_it_and_leaves_no_new_worker_behind(
     tmp_path: Path, capsys: Captured, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("scripts.rollout.command.SILENT_S", 0.2)
+    monkeypatch.setattr("scripts.rollout.command.SILENT_S", 3.0)
     monkeypatch.setattr("scripts.rollout.brokers.TIMEOUT_S", 0.5)
     with Processes(tmp_path / "logs") as processes:
         site = Site(processes, tmp_path)

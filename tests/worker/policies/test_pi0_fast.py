@@ -85,7 +85,10 @@ def test_an_answer_that_is_no_chunk_fails_its_request_alone(
     assert re.search(r"wrote no chunk of actions.*ask again", str(answers[1]))
 
 
-def test_weights_that_write_no_chunk_are_warmed_up_and_refuse_each_request() -> None:
+def test_weights_that_write_no_chunk_are_warmed_up_and_refuse_each_request(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("worker.runtime.fast_runner.MAX_WRITTEN", 20)  # they would write to the end
     untrained = make_fast_policy(*SETTINGS)
     untrained.load()
     weight = untrained.runner.model.vlm.norm.weight

@@ -1,6 +1,7 @@
 """Real-time chunking in batches and graphs: every answer is what it would be alone."""
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -9,13 +10,20 @@ import torch
 from tests.golden import FLOW_CHECKPOINTS, RTC_CHECKPOINTS, cases, overrides, rtc_cases
 from tests.worker.composition import make_policy
 from tests.worker.runtime.test_graphs import Recorder
-from tests.worker.runtime.test_runner import SETTINGS, golden_requests, made_up, make_runner
+from tests.worker.runtime.test_runner import (
+    SETTINGS,
+    golden_requests,
+    made_up,
+    make_runner,
+    one_by_one,
+)
 from worker.robots.leftover import Guidance, Mode
 from worker.robots.transforms import ModelInput
 from worker.runtime.graphs import Captures, Replay
-from worker.runtime.runner import Flow, Runner, Shape, flows
+from worker.runtime.runner import Actions, Flow, Runner, Shape, flows
 
 
+@cache
 def guided_requests(checkpoint: str) -> list[ModelInput]:
     """The golden requests of both forms, and one of the trained form."""
     transforms = make_policy(*overrides(checkpoint)).transforms
@@ -24,13 +32,19 @@ def guided_requests(checkpoint: str) -> list[ModelInput]:
     return [transforms.inputs(each) for each in [*sent, trained]]
 
 
+@cache
+def plain_answers(checkpoint: str) -> list[Actions]:
+    """Those to both kinds of requests, one by one."""
+    runner = make_runner("num_steps=4", checkpoint=checkpoint)
+    return one_by_one(runner, [*guided_requests(checkpoint), *golden_requests(checkpoint)])
+
+
 @pytest.mark.parametrize("checkpoint", RTC_CHECKPOINTS)
 @pytest.mark.parametrize("name", SETTINGS)
 def test_all_forms_and_plain_requests_in_one_batch(checkpoint: str, name: str) -> None:
     requests = [*guided_requests(checkpoint), *golden_requests(checkpoint)]
-    alone = make_runner(checkpoint=checkpoint)
-    single = [alone([request])[0] for request in requests]
-    runner = make_runner(*SETTINGS[name], checkpoint=checkpoint)
+    single = plain_answers(checkpoint)
+    runner = make_runner(*SETTINGS[name], "num_steps=4", checkpoint=checkpoint)
     for answers in (runner(requests), runner(requests[::-1])[::-1]):
         np.testing.assert_allclose(answers, single, atol=2e-5, rtol=0)
 

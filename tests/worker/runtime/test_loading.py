@@ -1,5 +1,6 @@
 """Filling models with weights: names, shapes, dtypes, memory, and checkpoints that don't fit."""
 
+import json
 import re
 import subprocess
 import sys
@@ -30,6 +31,12 @@ from worker.runtime.loading import load_model
 CPU = torch.device("cpu")
 VLM = "paligemma_with_expert.paligemma.model.language_model."
 HEAD = "paligemma_with_expert.paligemma.lm_head.weight"
+WIDE = ["model=tiny", "model.vlm.mlp_dim=9000", "model.vlm.width=1024"]
+DEEP = [
+    *("model=tiny", "model.vlm.width=1024", "model.vlm.mlp_dim=2000"),
+    *("model.vlm.depth=10", "model.expert.depth=10"),
+]
+WAIT_S = 300.0
 
 
 def golden_weights(checkpoint: str = "pi0_aloha") -> Weights:
@@ -169,35 +176,39 @@ def test_a_file_without_tensors_is_no_checkpoint(tmp_path: Path) -> None:
         load({}, tmp_path)
 
 
-def run(program: str, *arguments: str) -> str:
-    """What `program` prints, in a process of its own."""
-    command = [sys.executable, "-c", program, *arguments]
-    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=100)
-    return done.stdout
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What `ELSEWHERE` tells in a process of its own; torch is imported once for all of it."""
+    path = tmp_path_factory.mktemp("made_up") / "model.safetensors"
+    write_weights(path, made_up(model_config(*WIDE)))
+    command = [sys.executable, "-c", ELSEWHERE, json.dumps([WIDE, str(path), DEEP])]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=WAIT_S)
+    told: dict[str, Any] = dict(json.loads(line) for line in done.stdout.splitlines())
+    return told
 
 
-def test_seeded_weights_are_the_same_in_every_process() -> None:
+@pytest.mark.timeout(2 * WAIT_S)
+def test_seeded_weights_are_the_same_in_every_process(elsewhere: dict[str, Any]) -> None:
     model = load_model(model_config("model=tiny"), None, CPU, torch.float32)
     checksum = 0
     for parameter in model.parameters():
         checksum = zlib.crc32(parameter.numpy().tobytes(), checksum)
-    assert run(CHECKSUM) == f"{checksum}\n"
+    assert elsewhere["checksum"] == checksum
 
 
-def test_loading_needs_hardly_more_memory_than_the_weights(tmp_path: Path) -> None:
-    settings = ["model=tiny", "model.vlm.mlp_dim=9000", "model.vlm.width=1024"]
-    path = tmp_path / "model.safetensors"
-    write_weights(path, made_up(model_config(*settings)))
-    for dtype in ("float32", "bfloat16"):
-        weights, peak = (int(word) for word in run(PEAK, str(path), dtype, *settings).split())
-        assert weights > 150e6
-        assert peak < 1.2 * weights, dtype
+@pytest.mark.timeout(2 * WAIT_S)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_loading_needs_hardly_more_memory_than_the_weights(
+    elsewhere: dict[str, Any], dtype: str
+) -> None:
+    weights, peak = elsewhere[dtype]
+    assert weights > 150e6
+    assert peak < 1.2 * weights
 
 
-def test_arranging_needs_hardly_more_memory_than_the_weights() -> None:
-    settings = ["model=tiny", "model.vlm.width=1024", "model.vlm.mlp_dim=2000"]
-    depths = [f"model.{part}.depth=10" for part in ("vlm", "expert")]
-    weights, peak = (int(word) for word in run(ARRANGED, *settings, *depths).split())
+@pytest.mark.timeout(2 * WAIT_S)
+def test_arranging_needs_hardly_more_memory_than_the_weights(elsewhere: dict[str, Any]) -> None:
+    weights, peak = elsewhere["arranged"]
     assert weights > 200e6
     assert peak < 1.3 * weights
 
@@ -209,53 +220,55 @@ def made_up(config: ModelConfig) -> Weights:
     return {checkpoint_name(n): np.zeros(shape, np.float32) for n, shape in shapes.items()}
 
 
-CHECKSUM = """
-import torch, zlib
-from tests.worker.composition import model_config
-from worker.runtime.loading import load_model
-
-model = load_model(model_config("model=tiny"), None, torch.device("cpu"), torch.float32)
-checksum = 0
-for parameter in model.parameters():
-    checksum = zlib.crc32(parameter.numpy().tobytes(), checksum)
-print(checksum)
-"""
-
-# Bytes of the weights, and the most that loading them added to the process's resident memory.
-PEAK = """
-import sys, torch
+# A line of JSON for each function: what it returned. Those of memory are the bytes of the weights,
+# and the most that loading them, or making them up, fusing and packing them, added to the resident
+# memory of a process that was forked for it.
+ELSEWHERE = """
+import json, os, sys, torch, zlib
 from pathlib import Path
 from tests.worker.composition import model_config
+from worker.runtime.layout import arrange
 from worker.runtime.loading import load_model
+
+cpu = torch.device("cpu")
+wide, path, deep = json.loads(sys.argv[1])
+configs = {"tiny": model_config("model=tiny"), "wide": model_config(*wide)}
+configs["deep"] = model_config(*deep)
+
+def checksum():
+    found = 0
+    for parameter in load_model(configs["tiny"], None, cpu, torch.float32).parameters():
+        found = zlib.crc32(parameter.numpy().tobytes(), found)
+    return found
 
 def memory(key):
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
 
-config, dtype = model_config(*sys.argv[3:]), getattr(torch, sys.argv[2])
-torch.zeros(1) + torch.zeros(1)
-before = memory("VmRSS")
-model = load_model(config, Path(sys.argv[1]), torch.device("cpu"), dtype)
-print(sum(p.nbytes for p in model.parameters()), memory("VmHWM") - before)
-"""
+def loaded(dtype):
+    torch.zeros(1) + torch.zeros(1)
+    before = memory("VmRSS")
+    model = load_model(configs["wide"], Path(path), cpu, dtype)
+    return sum(p.nbytes for p in model.parameters()), memory("VmHWM") - before
 
-# The same for weights that are made up, fused and packed.
-ARRANGED = """
-import sys, torch
-from tests.worker.composition import model_config
-from worker.runtime.layout import arrange
-from worker.runtime.loading import load_model
-
-def memory(key):
-    lines = open("/proc/self/status").read().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key))
-
-config, cpu = model_config(*sys.argv[1:]), torch.device("cpu")
-arrange(load_model(model_config("model=tiny"), None, cpu, torch.float32), cpu, False)
-before = memory("VmRSS")
-with torch.no_grad():
-    model = load_model(config, None, cpu, torch.float32)
+@torch.no_grad()
+def arranged():
+    arrange(load_model(configs["tiny"], None, cpu, torch.float32), cpu, False)
+    before = memory("VmRSS")
+    model = load_model(configs["deep"], None, cpu, torch.float32)
     weights = sum(p.nbytes for p in model.parameters())
     arrange(model, cpu, False)
-print(weights, memory("VmHWM") - before)
+    return weights, memory("VmHWM") - before
+
+for name, run in (
+    ("checksum", checksum),
+    ("float32", lambda: loaded(torch.float32)),
+    ("bfloat16", lambda: loaded(torch.bfloat16)),
+    ("arranged", arranged),
+):
+    if os.fork() == 0:
+        print(json.dumps([name, run()]), flush=True)
+        os._exit(0)
+    if os.wait()[1]:
+        sys.exit(f"{name} failed")
 """

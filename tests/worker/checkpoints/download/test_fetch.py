@@ -3,6 +3,7 @@
 import resource
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -228,6 +229,7 @@ def test_another_process_takes_over_from_one_that_was_killed(
     first = start(noise, config)
     while not link.connections:
         assert first.poll() is None
+        time.sleep(0.02)
     second = start(noise, config)
     first.kill()
     assert first.wait(60) != 0
