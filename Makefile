@@ -28,7 +28,7 @@ check: $(VENV)/installed
 # more, and its first failure shown at the end. CONTRIBUTING.md says what to do about one.
 test: check
 	@$(BIN)/python -m scripts.rendering
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --reruns 1
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadscope --no-loadscope-reorder --reruns 1
 
 clean:
 	rm -rf $(VENV) .venv-* build dist *.egg-info outputs
