@@ -86,9 +86,7 @@ def transfer(places: Array) -> tuple[ArmPlan, ArmPlan]:
     # The hands keep rising while the cube goes from one to the other. If they were still, a policy
     # that sees this picture could not tell how long it has been so.
     giving = Pose((0.0, 0.5, 0.24), yaw=180.0, pitch=60.0)
-    # The left hand takes the cube above its middle: it bears to be 20 mm higher than that, and
-    # lower by next to nothing (measured, docs/tiny_model.md), and a policy errs to both sides.
-    taking = Pose((-0.005, 0.5, 0.247), roll=90.0)
+    taking = Pose((-0.005, 0.5, 0.24), roll=90.0)
     right = ArmPlan(
         [
             Keyframe(60, grasp.withdrawn(0.08)),
