@@ -111,7 +111,7 @@ class Training:
         random = np.random.default_rng([0, self.step])
         is_seeing = self.step < self._seeing_steps
         is_wrong = not is_seeing and self.step % WRONG_PROMPT_EVERY == 0
-        jobs = []
+        jobs: list[Callable[[], tuple[float, float]]] = []
         for frames in self._data.frames:
             chosen = self._choose(frames, is_seeing, random)
             batch = self._draw(frames, chosen, is_wrong, random)
