@@ -30,6 +30,8 @@ LONGEST_DELAY = 15
 PLACE_WEIGHT = 0.5
 """Of the auxiliary loss."""
 
+_MATTERS = torch.tensor([0.8, 1.6, 1.8, 0.6, 1.2, 0.5, 0.5] * 2)
+"""How much an error of each action counts, 1 on average: about as it moves the fingertips."""
 _TRUSTED_TIME = 0.2
 """Corrections later than about this count less: a small time makes them large velocities."""
 _COSINES = 8
@@ -59,13 +61,16 @@ class Batch:
 class Learner(nn.Module):
     """The model with its auxiliary head."""
 
-    def __init__(self, config: ModelConfig, images: Tensor) -> None:
-        """`images`: some of the training's, uint8 (n, 224, 224, 3)."""
+    def __init__(
+        self, config: ModelConfig, images: Tensor, dtype: torch.dtype = torch.float32
+    ) -> None:
+        """`images`: some of the training's, uint8 (n, 224, 224, 3); `dtype`: the transformers'."""
         super().__init__()
-        self.model = load_model(config, None, torch.device("cpu"), torch.float32)
+        self.model = load_model(config, None, torch.device("cpu"), dtype)
         self.model.train().requires_grad_(True)
         self.places = nn.Linear(config.vlm.width, 3 * len(OBJECTS))
         nn.init.normal_(self.places.weight, std=0.05)
+        self.places.to(dtype)
         self.padding = config.action_dim - ROBOT_DIMS
         with torch.no_grad():
             start_with_cosines(self.model.vision.patch_embedding, images)
@@ -113,7 +118,7 @@ class Learner(nn.Module):
         decides, would otherwise be kept to the end, as all other training shows only guesses that
         are right (exposure bias; compare "Input perturbation", arXiv 2301.11706).
         """
-        state = self.model.embed_state(F.pad(batch.state, (0, self.padding)))
+        state = self.model.embed_state(F.pad(batch.state, (0, self.padding))).to(self.model.dtype)
         cache = self.model.expert.extend(state, cache)
         return self._flow_loss(_repeat(cache, each), batch, generator, each, corrects)
 
@@ -147,7 +152,7 @@ class Learner(nn.Module):
                 clean[free], noise[free], guess, times[free]
             )
         velocity = self.model.velocity(noisy, cache, self.model.flow_step(times))
-        wrong = (velocity.float() - right)[..., :ROBOT_DIMS].square().mean(-1)
+        wrong = ((velocity.float() - right)[..., :ROBOT_DIMS].square() * _MATTERS).mean(-1)
         return (weights * wrong)[~given].mean()
 
     @torch.no_grad()
@@ -206,7 +211,9 @@ def start_with_cosines(patches: nn.Conv2d, images: Tensor) -> None:
     filters: NDArray[np.float64] = np.einsum("kyx,cr->kcryx", planes, colours)
     count = min(len(filters) * 3, len(patches.weight))
     patches.weight[:count] = torch.from_numpy(filters.reshape(-1, 3, size, size)[:count]).float()
-    answers = patches(images.permute(0, 3, 1, 2).float() / 127.5 - 1.0).transpose(0, 1).flatten(1)
+    weight, bias = patches.weight.float(), cast(Tensor, patches.bias).float()
+    pixels = images.permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    answers = F.conv2d(pixels, weight, bias, patches.stride).transpose(0, 1).flatten(1)
     mean, deviation = answers.mean(1), answers.std(1)
     deviation = deviation.clamp(min=_LEAST_SHARE * float(deviation.max()))
     patches.weight.div_(deviation[:, None, None, None])

@@ -39,6 +39,7 @@ class Refining(Training):
         save_every: int = SAVE_EVERY,
         batch: int = FRAMES,
         learning_rate: float = LEARNING_RATE,
+        threads: int = 1,
     ) -> None:
         """Begin, or continue from `output/training.pt` if it exists.
 
@@ -46,7 +47,7 @@ class Refining(Training):
             CheckpointError: the weights in `checkpoint` do not fit, or are damaged.
         """
         self._checkpoint = checkpoint
-        super().__init__(config, data, steps, output, 0, save_every, batch, learning_rate)
+        super().__init__(config, data, steps, output, 0, save_every, batch, learning_rate, threads)
         self._prefixes = {
             frames.task.name: Prefixes(self.learner, frames, self._prompts[frames.task.name])
             for frames in data.frames

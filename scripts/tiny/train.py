@@ -65,6 +65,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
             *where,
             batch=options.batch or dataset.BATCH,
             learning_rate=options.learning_rate or whole.LEARNING_RATE,
+            threads=options.threads,
         )
     else:
         training = refining.Refining(
@@ -72,6 +73,7 @@ def train(options: argparse.Namespace, console: Console) -> None:
             options.refine,
             batch=options.batch or refining.FRAMES,
             learning_rate=options.learning_rate or refining.LEARNING_RATE,
+            threads=options.threads,
         )
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console) as progress:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -56,24 +59,37 @@ class Training:
         save_every: int = SAVE_EVERY,
         batch: int = BATCH,
         learning_rate: float = LEARNING_RATE,
+        threads: int = 1,
     ) -> None:
         """Begin, or continue from `output/training.pt` if it exists.
 
-        `batch`: frames of each task in a step; `learning_rate`: the largest.
+        `batch`: frames of each task in a step; `learning_rate`: the largest; `threads`: shared by
+        the tasks, each of which computes beside the others if there are enough.
         """
+        beside = min(threads, len(data.frames))
+        self._pool = ThreadPoolExecutor(
+            beside, initializer=_share_cores, initargs=(threads, beside)
+        )
         self._learning_rate = learning_rate
         self._data, self._steps, self._output = data, steps, output
         self._seeing_steps, self._save_every, self._batch = seeing_steps, save_every, batch
         torch.manual_seed(0)
         some = [torch.from_numpy(frames.images[::101]) for frames in data.frames]
-        self.learner = Learner(config, torch.cat(some))
+        # As it will be served, and a third of the time that float32 takes where the CPU multiplies
+        # bfloat16. Steps are too small for that, so the optimizer has float32 weights of its own.
+        dtype = torch.bfloat16 if cpu_has_bfloat16() else torch.float32
+        self.learner = Learner(config, torch.cat(some), dtype)
         self._prepare()
-        self._parameters = [p for p in self.learner.parameters() if p.requires_grad]
-        self._average = [p.detach().clone() for p in self._parameters]
-        places = list(self.learner.places.parameters())
-        others = [p for p in self._parameters if all(p is not each for each in places)]
+        self._computing = [p for p in self.learner.parameters() if p.requires_grad]
+        self._parameters = [p.detach().float().clone() for p in self._computing]
+        self._average = [p.clone() for p in self._parameters]
+        heads = list(self.learner.places.parameters())
+        speeds: dict[float, list[Tensor]] = {1.0: [], PLACES_LEARN_FASTER: []}
+        for ours, theirs in zip(self._parameters, self._computing, strict=True):
+            is_head = any(theirs is each for each in heads)
+            speeds[PLACES_LEARN_FASTER if is_head else 1.0].append(ours)
         self._optimizer = torch.optim.AdamW(
-            [{"params": others, "speed": 1.0}, {"params": places, "speed": PLACES_LEARN_FASTER}],
+            [{"params": params, "speed": speed} for speed, params in speeds.items() if params],
             learning_rate,
             weight_decay=0.01,
         )
@@ -93,23 +109,17 @@ class Training:
         """Do one step; returns the losses in a few words."""
         # Seeded by the step alone, so that a resumed training draws what it would have drawn.
         random = np.random.default_rng([0, self.step])
-        generator = torch.Generator().manual_seed(self.step)
         is_seeing = self.step < self._seeing_steps
         is_wrong = not is_seeing and self.step % WRONG_PROMPT_EVERY == 0
-        share = len(self._data.frames)
-        losses = np.zeros(2)
+        jobs: list[Callable[[], tuple[float, float]]] = []
         for frames in self._data.frames:
             chosen = self._choose(frames, is_seeing, random)
             batch = self._draw(frames, chosen, is_wrong, random)
-            # Half the time that float32 takes where the CPU multiplies bfloat16.
-            with torch.autocast("cpu", torch.bfloat16, enabled=cpu_has_bfloat16()):
-                if is_seeing:
-                    flow, place = torch.zeros(()), self.learner.look(batch)
-                else:
-                    flow, place = self._act(frames, chosen, batch, is_wrong, generator)
-            loss: Tensor = (flow + PLACE_WEIGHT * place) / share
-            torch.autograd.backward(loss)
-            losses += flow.item() / share, 100.0 * place.item() / share
+            generator = torch.Generator().manual_seed(
+                len(self._data.frames) * self.step + len(jobs)
+            )
+            jobs.append(partial(self._learn, frames, chosen, batch, is_seeing, is_wrong, generator))
+        losses = np.mean(list(self._pool.map(_call, jobs)), axis=0)
         self._update()
         if not is_wrong:
             self.losses["place_mm"].append(float(losses[1]))
@@ -120,6 +130,27 @@ class Training:
             self._save()
         recent = {name: np.mean(values[-50:] or 0.0) for name, values in self.losses.items()}
         return f"loss {recent['flow']:.3f}, places within {recent['place_mm']:.1f} mm"
+
+    def _learn(
+        self,
+        frames: Frames,
+        chosen: NDArray[np.int64],
+        batch: Batch,
+        is_seeing: bool,
+        is_wrong: bool,
+        generator: torch.Generator,
+    ) -> tuple[float, float]:
+        """Add one task's gradient; returns its losses of flow and, in millimetres, of places.
+
+        Of two tasks, either may be the first to add: the sum is the same to the last bit.
+        """
+        if is_seeing:
+            flow, place = torch.zeros(()), self.learner.look(batch)
+        else:
+            flow, place = self._act(frames, chosen, batch, is_wrong, generator)
+        loss: Tensor = (flow + PLACE_WEIGHT * place) / len(self._data.frames)
+        torch.autograd.backward(loss)
+        return flow.item(), 100.0 * place.item()
 
     def export(self, asset_id: str) -> None:
         """Write the averaged weights, statistics and tokenizer in the public layout."""
@@ -185,6 +216,9 @@ class Training:
 
     def _update(self) -> None:
         """Clip, step and average."""
+        for ours, theirs in zip(self._parameters, self._computing, strict=True):
+            ours.grad = None if theirs.grad is None else theirs.grad.float()
+            theirs.grad = None
         torch.nn.utils.clip_grad_norm_(self._parameters, CLIP)
         rate = self._rate()
         for group in self._optimizer.param_groups:
@@ -195,7 +229,8 @@ class Training:
         acting = max(0, self.step - self._seeing_steps)
         keep = min(EMA, (1 + acting) / (10 + acting))
         with torch.no_grad():
-            torch._foreach_lerp_(self._average, list[Tensor](self._parameters), 1.0 - keep)
+            torch._foreach_lerp_(self._average, self._parameters, 1.0 - keep)
+            torch._foreach_copy_(list[Tensor](self._computing), self._parameters)
 
     def _rate(self) -> float:
         """A cosine after a short warm-up; one for seeing and one for acting."""
@@ -220,6 +255,7 @@ class Training:
             {
                 "step": self.step,
                 "learner": self.learner.state_dict(),
+                "parameters": self._parameters,
                 "average": self._average,
                 "optimizer": self._optimizer.state_dict(),
                 "losses": self.losses,
@@ -232,8 +268,18 @@ class Training:
         state: dict[str, Any] = torch.load(self._state, weights_only=True)
         self.step, self.losses = state["step"], state["losses"]
         self.learner.load_state_dict(state["learner"])
+        torch._foreach_copy_(self._parameters, state["parameters"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._average = state["average"]
+
+
+def _share_cores(threads: int, tasks: int) -> None:
+    """So many for a thread of the pool's, as torch keeps the number for each thread."""
+    torch.set_num_threads(threads // tasks)
+
+
+def _call(job: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    return job()
 
 
 def brightened(images: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:

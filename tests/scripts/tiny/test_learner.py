@@ -121,6 +121,36 @@ def test_a_training_that_was_interrupted_goes_on_as_if_it_were_not(tmp_path: Pat
     assert second.losses == whole.losses
 
 
+def test_what_does_not_learn_stays_although_frames_were_added(tmp_path: Path) -> None:
+    first = Training(SMALL_CONFIG, dataset(frames()), 2, tmp_path, save_every=1, batch=2)
+    first.advance()
+    more = Training(SMALL_CONFIG, dataset(frames(insertion=True)), 2, tmp_path, batch=2)
+    assert more.step == 1
+    before, after = (t.learner.model.vision.patch_embedding.weight for t in (first, more))
+    torch.testing.assert_close(after, before, rtol=0, atol=0)
+
+
+def test_tasks_that_share_threads_learn_the_same(tmp_path: Path) -> None:
+    data = dataset(frames(), frames(insertion=True))
+    one, two = (
+        Training(
+            SMALL_CONFIG,
+            data,
+            3,
+            tmp_path / str(n),
+            seeing_steps=1,
+            save_every=9,
+            batch=2,
+            threads=n,
+        )
+        for n in (1, 2)
+    )
+    for _ in range(3):
+        one.advance()
+        two.advance()
+    assert one.losses == two.losses
+
+
 def test_a_worker_serves_what_was_written(tmp_path: Path) -> None:
     training = Training(SMALL_CONFIG, dataset(frames()), 2, tmp_path, seeing_steps=1, batch=2)
     while training.step < 2:

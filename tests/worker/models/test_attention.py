@@ -49,10 +49,14 @@ def test_masked_keys_are_as_good_as_absent(form: Form) -> None:
     torch.testing.assert_close(found[1:].double(), whole, atol=1e-5, rtol=0)
 
 
+@pytest.mark.parametrize("learns", [True, False])
 @pytest.mark.parametrize("has_amx", [True, False])
-def test_bfloat16_keeps_its_dtype(monkeypatch: pytest.MonkeyPatch, has_amx: bool) -> None:
+def test_bfloat16_keeps_its_dtype(
+    monkeypatch: pytest.MonkeyPatch, has_amx: bool, learns: bool
+) -> None:
     monkeypatch.setattr("worker.models.attention.cpu_has_amx", lambda: has_amx)
     given = tensors(*SHAPES[0], dtype=torch.bfloat16)
-    found = attend(*given)
+    found = attend(given[0].clone().requires_grad_(learns), *given[1:])
     assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.double(), by_hand(*given), atol=2e-2, rtol=0)
+    assert found.requires_grad is learns
+    torch.testing.assert_close(found.detach().double(), by_hand(*given), atol=2e-2, rtol=0)
