@@ -43,6 +43,10 @@ class NotALog(ValueError):
     """The file is no request log, or one of a later version."""
 
 
+class NotBegun(NotALog):
+    """The file is empty, or ends within its first line: a recorder was about to write that."""
+
+
 class DamagedLog(ValueError):
     """A record in the middle of a log is not as it was written; those before it were read."""
 
@@ -204,9 +208,8 @@ class LogReader:
                 f"{self.path} is a request log of another version than this program reads: "
                 f"{line[len(_NAME) :].decode('ascii', 'replace').strip()} instead of 1"
             )
-        raise NotALog(
-            f"{self.path} is no request log: those are made by `python -m scripts.record`"
-        )
+        kind = NotBegun if MAGIC.startswith(line) else NotALog
+        raise kind(f"{self.path} is no request log: those are made by `python -m scripts.record`")
 
     def _next(self, number: int) -> dict[str, Any] | None:
         """The next record's tree; None at the end, or before what was cut off."""
@@ -250,8 +253,8 @@ class LogReader:
 def read(path: str | os.PathLike[str]) -> Iterator[Exchange]:
     """All exchanges of a log, or of all logs in a folder by their names.
 
-    A log whose last record was cut off is read to the record before, and a warning says so. One
-    that a recorder with --rotate removes from the folder meanwhile is left out.
+    A log whose last record was cut off is read to the record before, and a warning says so. Left
+    out of a folder are logs that a recorder with --rotate removes meanwhile, or has just begun.
 
     Raises:
         OSError: a file cannot be read.
@@ -262,7 +265,7 @@ def read(path: str | os.PathLike[str]) -> Iterator[Exchange]:
         try:
             reader = LogReader(log)
             yield from reader
-        except FileNotFoundError:
+        except (FileNotFoundError, NotBegun):
             if log == Path(path):
                 raise
         else:

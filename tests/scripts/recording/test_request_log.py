@@ -122,6 +122,18 @@ def test_a_log_that_is_removed_while_its_folder_is_read_is_left_out(tmp_path: Pa
         list(read(tmp_path / "b.requests"))
 
 
+@pytest.mark.parametrize("begun", [b"", MAGIC[:5]])
+def test_a_log_that_is_only_just_begun_is_left_out_of_its_folder(
+    tmp_path: Path, begun: bytes
+) -> None:
+    with LogWriter(tmp_path / "a.requests", {}) as log:
+        log.write(make_exchange(7))
+    (tmp_path / "b.requests").write_bytes(begun)
+    assert [each.id for each in read(tmp_path)] == [f"{CLIENT}/7"]
+    with pytest.raises(NotALog):
+        list(read(tmp_path / "b.requests"))
+
+
 def test_a_log_cut_off_anywhere_is_read_to_its_last_whole_record(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
