@@ -74,7 +74,18 @@ def render(status: Mapping[str, Any], console: Console | None = None, trouble: s
 def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str, str]]]:
     """What can be longer than a screen: title, rows, and the rows' keys with their headings."""
     queues = [{"policy": policy, "waiting": count} for policy, count in status["queues"].items()]
+    policies = status.get("policies", {})
+    paces = [
+        {"policy": policy, **record["latency_ms"]}
+        for policy, record in policies.items()
+        if record.get("latency_ms")
+    ]
     every = [
+        (
+            f"milliseconds by policy, last {status['window_s']:.0f} s",
+            paces,
+            {"policy": "policy", "p50": "p50", "p95": "p95", "max": "max", "count": "requests"},
+        ),
         ("queues", queues, {"policy": "policy", "waiting": "waiting"}),
         (
             "teams",
@@ -117,20 +128,12 @@ def _lists(status: Mapping[str, Any]) -> list[tuple[str, Sequence[Any], dict[str
             },
         ),
     ]
-    policies = status.get("policies", {})
     told = [
         {"policy": policy, "outcome": outcome, "rule": rule, "actions": count}
         for policy, record in policies.items()
         for outcome, rules in record.get("guards", {}).items()
         for rule, count in rules.items()
     ]
-    paces = [
-        {"policy": policy, **record["latency_ms"]}
-        for policy, record in policies.items()
-        if record.get("latency_ms")
-    ]
-    spread = {"policy": "policy", "p50": "p50", "p95": "p95", "max": "max", "count": "requests"}
-    every.insert(0, (f"milliseconds by policy, last {status['window_s']:.0f} s", paces, spread))
     headings = {"policy": "policy", "outcome": "were", "rule": "joint/rule", "actions": "actions"}
     every.append(("actions that broke a guard's rule", told, headings))
     held = [
