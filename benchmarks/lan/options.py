@@ -18,7 +18,8 @@ from conf.flags import Flags
 RESULT = Path("benchmarks/results/lan.json")
 ALL_PEERS = {**PEERS, **FAR}
 _USUAL_PEERS = (
-    *("ours", "ours, JPEG", "ours, broker apart", "ours, broker apart, JPEG"),
+    *("ours", "ours, JPEG", "ours, JPEG 75"),
+    *("ours, broker apart", "ours, broker apart, JPEG", "ours, broker apart, JPEG 75"),
     *("openpi", "raw tcp"),
 )
 _QUICK_PEERS = ("ours", "ours, broker apart", "openpi")

@@ -16,6 +16,9 @@ from scripts.local.processes import Process, Processes, free_ports
 
 CONNECT_S = 90.0
 _ANSWER_S = 120.0  # beyond the turn's own time
+# Requests that our worker has in hand, for many robots: with one, the usual, it waits for the next
+# observation after each answer, and openpi's server takes all that its robots send.
+_MOST_SLOTS = 8
 
 # With these, glibc keeps large blocks instead of giving each back to the kernel.
 _TUNED = {
@@ -55,10 +58,12 @@ PEERS = {
     "req/rep": Peer("req_rep"),
     "raw tcp": Peer("raw_tcp"),
 }
-# What only differs where there are several hosts.
+# What is worth its while only where there are several hosts.
 FAR = {
+    "ours, JPEG 75": Peer("ours_small_jpeg", servers=()),
     "ours, broker apart": Peer("ours", broker_apart=True, servers=()),
     "ours, broker apart, JPEG": Peer("ours_jpeg", broker_apart=True, servers=()),
+    "ours, broker apart, JPEG 75": Peer("ours_small_jpeg", broker_apart=True, servers=()),
 }
 
 
@@ -93,7 +98,8 @@ class Team:
         port, backend = free_ports(2)
         front = site.broker if peer.broker_apart else site.worker
         if not peer.servers:
-            self._servers = self._start_ours(front, port, backend)
+            slots = min(robots, _MOST_SLOTS)
+            self._servers = self._start_ours(front, port, backend, slots)
         else:
             ports = (str(port), str(backend)) if len(peer.servers) > 1 else (str(port),)
             self._servers = {
@@ -171,7 +177,7 @@ class Team:
         everyone = {**self._servers, **{process.name: process for process in others}}
         return {name: process.cpu_seconds() for name, process in everyone.items()}
 
-    def _start_ours(self, front: Host, port: int, backend: int) -> dict[str, Process]:
+    def _start_ours(self, front: Host, port: int, backend: int, slots: int) -> dict[str, Process]:
         inward = f"tcp://{front.address}:{backend}"
         ends = {
             "broker": [
@@ -182,6 +188,7 @@ class Team:
                 *("env=aloha_sim", "model=tiny", "policy=noop"),
                 f"policy.action_horizon={HORIZON}",
                 f"policy.action_dim={ACTION_DIM}",
+                f"runtime.slots={slots}",
                 f"broker={inward}",
             ],
         }

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.figures import Figure
 from tests.documents import written
 
 ROOT = Path(__file__).parents[2]
@@ -45,6 +46,20 @@ def _faults(result: Result) -> list[str]:
         lines += [f"**{title}** ({_when(result[part])})", ""]
         lines += [*written.table(("figure", "value", "at most", "met"), rows), ""]
     return lines[:-1]
+
+
+def _bars(result: Result) -> list[str]:
+    rows = [
+        (
+            row["name"],
+            f"{row['value']:.3g} {row['unit']}".strip(),
+            f"{'at least' if row['at_least'] else 'at most'} {row['bar']:g}",
+            "yes" if Figure(**row).passes else "**no**",
+        )
+        for row in result["figures"]
+        if row["bar"] is not None
+    ]
+    return [*written.table(("figure", "value", "bar", "met"), rows), "", f"({_when(result)})"]
 
 
 def _chaos(result: Result) -> list[str]:
@@ -109,6 +124,19 @@ def _beats(row: Result) -> str:
 
 # File: title, the command that measures it, and how it is shown.
 _SECTIONS: Mapping[str, tuple[str, str, Callable[[Result], list[str]]]] = {
+    "transport": (
+        "On one host: what has a bar",
+        "python -m benchmarks.transport --headline --sizes libero camera --congestion usual",
+        _bars,
+    ),
+    "lan-10hz": (
+        "On a LAN: what has a bar",
+        (
+            "python -m benchmarks.lan --links 1g 100m --only turns --rates 10 "
+            "--json benchmarks/results/lan-10hz.json"
+        ),
+        _bars,
+    ),
     "faults": ("Faults, load and bad peers", "python -m benchmarks.faults", _faults),
     "chaos": ("Chaos", "python -m tests.chaos", _chaos),
     "simulation": (

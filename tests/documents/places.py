@@ -43,7 +43,11 @@ PLACES = (
     *(
         Place(name, way, peer, "aloha", 10.0, LINKS[link].name)
         for name, link in (("1 Gbit/s", "1g"), ("100 Mbit/s, or Wi-Fi", "100m"))
-        for way, peer in (('`image_codec="jpeg"`', "ours, JPEG"), ("bytes", "ours"))
+        for way, peer in (
+            ("JPEG, quality 95", "ours, JPEG"),
+            ("JPEG, quality 75", "ours, JPEG 75"),
+            ("bytes", "ours"),
+        )
     ),
 )
 

@@ -25,7 +25,7 @@ def test_the_document_shows_the_results_as_they_are() -> None:
 
 def test_what_was_not_run_is_said(tmp_path: Path) -> None:
     rendered = render(EMPTY, tmp_path)
-    assert rendered.count("Not run yet.") == 5
+    assert rendered.count("Not run yet.") == 7
     assert "old" not in rendered
     assert rendered.startswith("before\n")
     assert rendered.endswith("\nafter\n")
@@ -47,6 +47,20 @@ def test_each_part_of_the_faults_is_shown_with_its_bars(tmp_path: Path) -> None:
 def test_a_bar_that_was_missed_is_seen(tmp_path: Path) -> None:
     save(tmp_path / "faults.json", "peers", [Figure("p50, times", 1.6, "", 1.5)])
     assert "| p50, times | 1.6 | 1.5 | **no** |" in render(EMPTY, tmp_path)
+
+
+def test_figures_without_a_bar_are_left_out_and_both_kinds_of_bar_are_told(tmp_path: Path) -> None:
+    figures = [
+        Figure("p50", 0.87, "", 0.9),
+        Figure("answers", 0.87, "", 0.9, at_least=True),
+        Figure("others", 1.0),
+    ]
+    content = {"figures": [asdict(figure) for figure in figures]}
+    (tmp_path / "transport.json").write_text(json.dumps(content))
+    rendered = render(EMPTY, tmp_path)
+    assert "| p50 | 0.87 | at most 0.9 | yes |" in rendered
+    assert "| answers | 0.87 | at least 0.9 | **no** |" in rendered
+    assert "others" not in rendered
 
 
 def test_chaos_is_told_in_one_sentence(tmp_path: Path) -> None:

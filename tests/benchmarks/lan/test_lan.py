@@ -340,7 +340,9 @@ def test_ratios_are_to_openpi_on_the_same_link() -> None:
     [
         ("1g", "ours, JPEG", 0.45),
         ("100m", "ours, JPEG", 0.25),
+        ("100m", "ours, JPEG 75", 0.25),
         ("100m", "ours, broker apart, JPEG", 0.4),
+        ("100m", "ours, broker apart, JPEG 75", 0.4),
     ],
 )
 def test_jpeg_at_10_hz_has_bars(link: str, way: str, bar: float) -> None:
