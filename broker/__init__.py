@@ -4,7 +4,7 @@
     process          __main__
     sockets          shell
     followers        tap
-    core             access, core, doors
+    core             access, core, doors, nearby
     peers            registry, robots, rollouts
     decisions        leases
     views            dispatch, names, reasons, status

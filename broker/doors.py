@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import errno
-import logging
-import os
-import resource
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,18 +12,15 @@ from socket import socket as UnixSocket
 import zmq
 from zmq.utils.monitor import parse_monitor_message
 
-from broker.config import BrokerConfig, addresses, nearby_address
+from broker.config import BrokerConfig, addresses
 from broker.security import BACKEND, FRONTEND, Keyring
 from client import errors
 from client.wire import MAX_FRAMES, MAX_HEADER, MAX_METADATA, Frame, receive, send
-
-logger = logging.getLogger("broker")
 
 Socket = zmq.Socket[bytes]
 
 HANDSHAKE_MS = 3_000  # a connection whose handshake takes longer is closed
 _BACKLOG = 1024
-_SPARE_DESCRIPTORS = 1024
 _KEPT = 16
 _PROBE_S = 1.0
 _MAX_HOPS = 8  # routers between a peer and us, each of which adds a frame to the envelope
@@ -70,9 +64,9 @@ def open_frontend(
 
 
 def open_backend(
-    context: zmq.Context[Socket], config: BrokerConfig, keyring: Keyring | None, epoch: int
+    context: zmq.Context[Socket], config: BrokerConfig, keyring: Keyring | None
 ) -> Socket:
-    """Bind the workers' door, and a nearer one for those on this host.
+    """Bind the workers' door.
 
     Raises:
         CannotBind: the address is in use, or is not one of this machine's.
@@ -91,26 +85,7 @@ def open_backend(
     # Each incarnation of a worker has its own routing id. When an id connects again, that worker
     # has lost its old connection, which we would take seconds to notice.
     socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
-    try:
-        if config.nearby:
-            socket.bind(nearby_address(epoch))
-    except zmq.ZMQError as error:  # not Linux: then workers here connect as all others do
-        logger.info("workers on this host connect as all others do: %s", error)
     return socket
-
-
-def has_spare_descriptors() -> bool:
-    """Whether so few file descriptors are in use that no crowd will soon take the last one.
-
-    libzmq 4.3.5 ends the process where a Unix socket's listener finds none left, and one of TCP
-    goes on (ipc_listener.cpp and tcp_listener.cpp, `accept`). So nobody may be sent to a Unix
-    socket then.
-    """
-    most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    try:
-        return len(os.listdir("/proc/self/fd")) < most - min(_SPARE_DESCRIPTORS, most // 2)
-    except OSError:  # not even one to look with; or not Linux
-        return False
 
 
 def _open(
@@ -260,15 +235,20 @@ class Monitor:
         self._door, self._name, self._counters = door, name, counters
         self.socket: Socket = door.get_monitor_socket(sum(_EVENTS))
 
-    def take(self) -> list[int]:
-        """Count the events so far; returns the file descriptors of connections that closed."""
-        closed = []
+    def take(self) -> tuple[bool, list[int]]:
+        """Count the events so far.
+
+        Returns:
+            Whether connections were accepted, and the file descriptors of those that closed.
+        """
+        accepted, closed = False, []
         while (frames := receive(self.socket)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
             self._counters[f"{self._name} {_EVENTS[event['event']]}"] += 1
+            accepted = accepted or event["event"] == zmq.EVENT_ACCEPTED
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 closed.append(event["value"])
-        return closed
+        return accepted, closed
 
     def close(self) -> None:
         """Stop watching. Must be called before the door itself is closed."""

@@ -22,7 +22,6 @@ from broker.doors import (
     Monitor,
     Socket,
     check_frames,
-    has_spare_descriptors,
     open_backend,
     open_frontend,
     robot_at_wrong_door,
@@ -43,6 +42,7 @@ from broker.events import (
     WorkerMessage,
     WorkerUnreachable,
 )
+from broker.nearby import NearbyDoors
 from broker.outbox import error_header
 from broker.security import BACKEND, FRONTEND
 from broker.tap import Tap
@@ -94,7 +94,7 @@ class Shell:
                 zap = Zap(self._context, self._guard, self.counters)
                 self._serve[zap.socket] = zap.serve
             self._frontend = open_frontend(self._context, config, keyring)
-            self._backend = open_backend(self._context, config, keyring, epoch)
+            self._backend = open_backend(self._context, config, keyring)
             if config.tap is not None:
                 self._tap = Tap(config, config.tap, self.counters)
                 self._serve[self._tap.socket] = self._serve_tap
@@ -105,6 +105,7 @@ class Shell:
             raise
         self._robots = Monitor(self._frontend, FRONTEND, self.counters)
         self._workers = Monitor(self._backend, BACKEND, self.counters)
+        self._nearby = NearbyDoors(self._frontend, self._backend, config, epoch)
         self._last_heard_on: dict[int, set[bytes]] = {}  # backend fd: workers
         self._stop_reason = ""  # empty until it is told to stop
         self._is_draining = self._is_parting = self._reloading = False
@@ -112,13 +113,13 @@ class Shell:
         self._serve[self._frontend] = self._serve_frontend
         self._serve[self._backend] = self._serve_backend
         # A monitor's descriptor is enough: it is read until it is empty, and only here.
-        self._serve[self._robots.socket.fileno()] = self._robots.take
+        self._serve[self._robots.socket.fileno()] = self._serve_robots_monitor
         self._serve[self._workers.socket.fileno()] = self._serve_workers_monitor
         self._polled = [(served, _READABLE) for served in self._serve]
 
     def run(self) -> None:
         """Serve until `stop` is called and what workers have in hand is answered."""
-        self._robots.take()  # what came before is announced no more
+        self._serve_robots_monitor()  # what came before is announced no more
         self._serve_workers_monitor()
         timeout_ms = 0
         while True:
@@ -225,11 +226,19 @@ class Shell:
         if worker not in self._last_heard_on.get(connection, ()):
             self._last_heard_on.setdefault(connection, set()).add(worker)
         if header["kind"] == "hello":
-            self._core.registry.offers_nearby = self._config.nearby and has_spare_descriptors()
+            self._core.registry.offers_nearby = self._nearby.are_open
         self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
 
+    def _serve_robots_monitor(self) -> None:
+        accepted, _ = self._robots.take()
+        if accepted:
+            self._nearby.close_if_crowded()
+
     def _serve_workers_monitor(self) -> None:
-        for descriptor in self._workers.take():
+        accepted, closed = self._workers.take()
+        if accepted:
+            self._nearby.close_if_crowded()
+        for descriptor in closed:
             # A file descriptor is soon reused, so this is no proof that all of them are gone.
             workers = self._last_heard_on.pop(descriptor, set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())

@@ -19,6 +19,7 @@ from zmq.utils.monitor import parse_monitor_message
 from client.contexts import CONTEXTS
 from client.errors import BrokerUnreachable, PolicyError
 from client.keys import Key
+from client.nearby import Way
 from client.peer import RECONNECT_MAX_MS, RECONNECT_MS, WATCHED, Peer
 from client.wire import receive, send, take
 
@@ -67,6 +68,7 @@ class Connection:
         self.is_interrupted = False
         self.is_severed = False  # is the connection gone that the last message went on?
         self._key = key
+        self._way = Way(endpoint)
         self._context = CONTEXTS.get()
         self._waker, self._waking = sockets.socketpair()
         self._waker.setblocking(False)
@@ -85,9 +87,10 @@ class Connection:
 
     def is_up(self) -> bool:
         """Whether messages could be sent now; begins to connect where there is no socket."""
-        if self._socket is None:
+        if self._socket is None or self._read_monitor():
+            self.drop()
             self._open()
-        self._read_monitor()
+            self._read_monitor()
         return self._peer.is_connected
 
     @property
@@ -108,8 +111,8 @@ class Connection:
             is_only: there is no other broker to ask; else this is False at once where a connection
                 was lost or nobody accepts one.
         """
-        socket = self._socket or self._open()
         while True:
+            socket = self._socket or self._open()
             # libzmq would also send to a peer that does not begin with ZeroMQ's greeting, such as
             # SSH: it assumes the first version of its protocol, and reports no handshake.
             if self._peer.is_connected:
@@ -127,15 +130,13 @@ class Connection:
                 self.drop()
                 if not is_only:
                     return False
-                socket = self._open()
             elif not is_only and self._peer.is_away:
                 return False
             elif self._peer.has_hung_up and not self._peer.refusal:
                 self.drop()
                 self.pause(min(until, time.monotonic() + self._peer.pause_s()))
-                socket = self._open()
             elif not self._peer.refusal and not self.is_interrupted:
-                self._wait_for_connection(socket, until)
+                self._wait_for_connection(until)
             if self._peer.refusal or self.is_interrupted or time.monotonic() >= until:
                 self._read_monitor()
                 return False
@@ -195,10 +196,10 @@ class Connection:
         """The error that says why there is no connection, as far as it is known."""
         return self._peer.failure()
 
-    def _wait_for_connection(self, socket: zmq.Socket[bytes], until: float) -> None:
+    def _wait_for_connection(self, until: float) -> None:
         poller = zmq.Poller()
         if self._peer.is_connected:
-            poller.register(socket, zmq.POLLOUT)
+            poller.register(self._socket, zmq.POLLOUT)
         poller.register(self._waking.fileno(), zmq.POLLIN)
         if self._monitor is not None:  # it reports at once that our key is refused
             poller.register(self._monitor, zmq.POLLIN)
@@ -214,7 +215,7 @@ class Connection:
             socket.close(linger=0)
             raise
         try:
-            socket.connect(self.endpoint)
+            socket.connect(self._way.choose())
         except zmq.ZMQError as error:
             self.drop()
             raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error
@@ -257,8 +258,11 @@ class Connection:
         return monitor
 
     def _read_monitor(self) -> bool:
-        """Read the monitor's events; True if a connection was lost that could carry messages."""
-        lost = False
+        """Read the monitor's events; True if a connection was lost that could carry messages.
+
+        Where there is a better way to the broker, a socket that has sent nothing is replaced.
+        """
+        lost = moves = False
         while self._monitor is not None:
             message = receive(self._monitor)
             if message is None:
@@ -267,7 +271,11 @@ class Connection:
             event = news["event"]
             lost = lost or (self._peer.is_connected and event == zmq.EVENT_DISCONNECTED)
             self._peer.take_note(event, news["value"])
+            moves = moves or self._way.is_worse(event, news["value"])
         self.is_severed = self.is_severed or lost
+        if moves and not lost:
+            self.drop()
+            self._open()
         return lost
 
 

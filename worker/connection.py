@@ -12,7 +12,6 @@ import contextlib
 import logging
 import uuid
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import zmq
@@ -21,6 +20,7 @@ from zmq.utils.monitor import parse_monitor_message
 from client import errors
 from client.connection import reconnect_soon
 from client.keys import Key, key_refusal
+from client.nearby import is_heard
 from client.peer import RECONNECT_MAX_MS, RECONNECT_MS
 from client.wire import TO_WORKER, Header, decode_header, encode_header, receive, send, take
 from worker.events import Payload, Received
@@ -39,7 +39,6 @@ _WATCHED = _HANDSHAKE_FAILED | zmq.EVENT_HANDSHAKE_SUCCEEDED | zmq.EVENT_DISCONN
 _LAST_WORDS_MS = 100  # at the end, for messages that have not left yet
 _FOREIGN_AFTER = 3  # failed handshakes in a row: a broker that is killed may cause one
 _PATIENCE_S = 1.0  # for the first word at the nearer address
-_ABSTRACT = "ipc://@"
 _READABLE = int(zmq.POLLIN)
 
 
@@ -108,7 +107,7 @@ class Connection:
         """
         if not self._home.startswith("tcp://") or self.is_nearby or nearer == self._avoided:
             return False
-        if not _is_here(nearer):
+        if not is_heard(nearer):
             return False
         left, monitor = self.socket, self._monitor
         self._open(nearer)
@@ -207,15 +206,3 @@ class Connection:
         # A monitor's descriptor is enough: it is read until it is empty, and only here.
         self.watched: Watched = [(socket, _READABLE), (self._monitor.fileno(), _READABLE)]
         socket.connect(endpoint)
-
-
-def _is_here(address: str) -> bool:
-    """Whether somebody in this network namespace listens at an abstract address."""
-    if not address.startswith(_ABSTRACT):
-        return False
-    try:
-        table = Path("/proc/net/unix").read_text(errors="replace")
-    except OSError:
-        return False
-    name = address.removeprefix("ipc://")
-    return any(line.split()[-1:] == [name] for line in table.splitlines())

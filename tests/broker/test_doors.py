@@ -97,7 +97,7 @@ def test_an_address_in_use_is_told_by_its_setting(
         open_frontend(context, BrokerConfig(frontend=taken), None),
         pytest.raises(CannotBind, match=expected),
     ):
-        open_backend(context, BrokerConfig(backend=taken), None, epoch=1)
+        open_backend(context, BrokerConfig(backend=taken), None)
 
 
 def test_a_path_that_a_killed_process_has_left_is_bound_again(

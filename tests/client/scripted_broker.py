@@ -79,14 +79,22 @@ def _bind(socket: zmq.Socket[bytes], endpoint: str) -> None:
 class ScriptedBroker:
     """Answers pings, and each other request by the next line of its script, then by `echo`."""
 
-    def __init__(self, *script: Script, port: int | None = None, max_bytes: int = 10**7) -> None:
+    def __init__(
+        self,
+        *script: Script,
+        port: int | None = None,
+        max_bytes: int = 10**7,
+        endpoint: str = "",
+    ) -> None:
+        """`endpoint`: where to listen, instead of a TCP port of loopback's."""
         self.requests: list[Request] = []  # but for pings
         self._script = list(script)
         self._max_bytes = max_bytes
         self._socket: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.ROUTER)
         self._socket.setsockopt(zmq.LINGER, 0)
-        _bind(self._socket, f"tcp://127.0.0.1:{port or '*'}")
-        self.port = port or int(self._socket.getsockopt(zmq.LAST_ENDPOINT).rpartition(b":")[2])
+        _bind(self._socket, endpoint or f"tcp://127.0.0.1:{port or '*'}")
+        if not endpoint:
+            self.port = port or int(self._socket.getsockopt(zmq.LAST_ENDPOINT).rpartition(b":")[2])
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

@@ -12,7 +12,6 @@ import zmq
 
 from client.wire import FROM_WORKER, Header, decode_header, encode_header
 from worker import connection
-from worker.connection import _is_here
 from worker.service import Service
 
 WAIT_MS = 60_000
@@ -156,11 +155,3 @@ def test_a_worker_that_was_given_an_ipc_address_stays_there(nearer: Door) -> Non
     running.join(60.0)
     given.close()
     assert not running.is_alive()
-
-
-def test_an_abstract_name_is_found_where_somebody_listens(nearer: Door) -> None:
-    assert _is_here(nearer.address)
-    assert not _is_here(nearer.address[:-1])
-    assert not _is_here(nearer.address + "x")
-    nearer.close()
-    assert not _is_here(nearer.address)
