@@ -6,6 +6,7 @@ loopback does, and in no file system, and it ends with the broker's process.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket as sockets
 import struct
@@ -15,6 +16,7 @@ import zmq
 _ABSTRACT = "ipc://@"
 _BESIDE = _ABSTRACT + "zmq-policy-broker-port-"
 _REACHED_BY_LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0", "*")
+_ROOM = 4 << 20  # bytes; the kernel takes off what is more than net.core.wmem_max
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group (unix(7), SO_PEERCRED)
 
 
@@ -40,9 +42,11 @@ class Way:
             return False
         if not self._is_beside:  # it may have been found before it listened there
             return event == zmq.EVENT_HANDSHAKE_SUCCEEDED and is_heard(self._beside)
-        if event == zmq.EVENT_CONNECTED and not is_trusted(value):
-            self._beside = ""
-            return True
+        if event == zmq.EVENT_CONNECTED:
+            make_room(value)
+            if not is_trusted(value):
+                self._beside = ""
+                return True
         return event == zmq.EVENT_CLOSED and not is_heard(self._beside)  # it has stopped listening
 
 
@@ -66,15 +70,40 @@ def is_heard(address: str) -> bool:
         return False
 
 
+def make_room(descriptor: int) -> None:
+    """Let a Unix socket take in a whole observation at once; nothing happens to others.
+
+    TCP's buffers grow by themselves, and those of Unix sockets do not: without this, sending 301 KB
+    takes longer than by TCP (measured).
+    """
+    with contextlib.suppress(OSError), _borrowed(descriptor) as ours:
+        if ours.family == sockets.AF_UNIX:
+            ours.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _ROOM)
+
+
 def is_trusted(descriptor: int) -> bool:
     """Whether whoever is at the other end of this Unix socket is of our user, or root.
 
     Any program of the host can listen at an abstract name before the broker does.
     """
     try:
-        with sockets.socket(fileno=os.dup(descriptor)) as ours:
+        with _borrowed(descriptor) as ours:
             found = ours.getsockopt(sockets.SOL_SOCKET, sockets.SO_PEERCRED, _CREDENTIALS.size)
     except OSError:  # it is closed by now
         return False
     user: int = _CREDENTIALS.unpack(found)[1]
     return user in (0, os.getuid())
+
+
+def _borrowed(descriptor: int) -> sockets.socket:
+    """A socket of libzmq's, to be closed without closing it there.
+
+    Raises:
+        OSError: it is closed by now, or something else has its descriptor.
+    """
+    copy = os.dup(descriptor)
+    try:
+        return sockets.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,7 @@ import pytest
 
 from client import ZmqPolicyClient
 from client.connection import Connection
-from client.nearby import beside, is_heard, is_trusted
+from client.nearby import beside, is_heard, is_trusted, make_room
 from client.wire import RequestId, encode_header
 from scripts.local.processes import free_ports
 from tests.client.scripted_broker import ScriptedBroker
@@ -115,9 +116,26 @@ def test_a_stranger_who_took_the_name_is_sent_nothing(
         assert (len(near.requests), len(by_tcp.requests)) == (0, 2)
 
 
+def test_only_unix_sockets_are_given_room() -> None:
+    ours, theirs = socket.socketpair()
+    usual = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+    make_room(ours.fileno())
+    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > usual
+    assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == usual
+    ours.close()
+    theirs.close()
+    with socket.socket() as tcp:
+        usual = tcp.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+        make_room(tcp.fileno())
+        assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == usual
+    make_room(-1)
+
+
 def test_what_is_no_socket_is_not_trusted() -> None:
     reading, writing = os.pipe()
+    before = len(os.listdir("/proc/self/fd"))
     assert not is_trusted(reading)
+    assert len(os.listdir("/proc/self/fd")) == before
     os.close(reading)
     os.close(writing)
     assert not is_trusted(reading)
