@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from socket import AF_UNIX
 from socket import socket as UnixSocket
+from typing import NamedTuple
 
 import zmq
 from zmq.utils.monitor import parse_monitor_message
@@ -229,6 +230,13 @@ def robot_at_wrong_door(config: BrokerConfig) -> errors.ProtocolError:
     )
 
 
+class News(NamedTuple):
+    """What has happened at a door."""
+
+    accepted: bool  # were connections?
+    closed: list[int]  # file descriptors of connections that were
+
+
 class Monitor:
     """Counts the connections that a door accepts, refuses and loses."""
 
@@ -236,12 +244,8 @@ class Monitor:
         self._door, self._name, self._counters = door, name, counters
         self.socket: Socket = door.get_monitor_socket(sum(_EVENTS))
 
-    def take(self) -> tuple[bool, list[int]]:
-        """Count the events so far.
-
-        Returns:
-            Whether connections were accepted, and the file descriptors of those that closed.
-        """
+    def take(self) -> News:
+        """Count the events so far."""
         accepted, closed = False, []
         while (frames := receive(self.socket)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
@@ -251,7 +255,7 @@ class Monitor:
                 make_room(event["value"])
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 closed.append(event["value"])
-        return accepted, closed
+        return News(accepted, closed)
 
     def close(self) -> None:
         """Stop watching. Must be called before the door itself is closed."""

@@ -230,15 +230,13 @@ class Shell:
         self._do(WorkerMessage(worker, header, frames[2:]), time.monotonic())
 
     def _serve_robots_monitor(self) -> None:
-        accepted, _ = self._robots.take()
-        if accepted:
+        if self._robots.take().accepted:
             self._nearby.close_if_crowded()
 
     def _serve_workers_monitor(self) -> None:
-        accepted, closed = self._workers.take()
-        if accepted:
+        if (news := self._workers.take()).accepted:
             self._nearby.close_if_crowded()
-        for descriptor in closed:
+        for descriptor in news.closed:
             # A file descriptor is soon reused, so this is no proof that all of them are gone.
             workers = self._last_heard_on.pop(descriptor, set())
             self._do(ConnectionLost(tuple(workers)), time.monotonic())
