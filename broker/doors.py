@@ -16,7 +16,6 @@ from zmq.utils.monitor import parse_monitor_message
 from broker.config import BrokerConfig, addresses
 from broker.security import BACKEND, FRONTEND, Keyring
 from client import errors
-from client.nearby import make_room
 from client.wire import MAX_FRAMES, MAX_HEADER, MAX_METADATA, Frame, receive, send
 
 Socket = zmq.Socket[bytes]
@@ -250,9 +249,7 @@ class Monitor:
         while (frames := receive(self.socket)) is not None:
             event = parse_monitor_message([frame.bytes for frame in frames])
             self._counters[f"{self._name} {_EVENTS[event['event']]}"] += 1
-            if event["event"] == zmq.EVENT_ACCEPTED:
-                accepted = True
-                make_room(event["value"])
+            accepted = accepted or event["event"] == zmq.EVENT_ACCEPTED
             if event["event"] == zmq.EVENT_DISCONNECTED:
                 closed.append(event["value"])
         return News(accepted, closed)

@@ -58,8 +58,11 @@ class Connection:
     Not thread-safe, except for `interrupt`; its owner serialises the calls.
     """
 
-    def __init__(self, endpoint: str, key: Key | None = None) -> None:
+    def __init__(self, endpoint: str, key: Key | None = None, may_be_beside: bool = False) -> None:
         """Begin to connect.
+
+        `may_be_beside`: by the Unix socket beside a TCP port of this host, where there is one.
+        It is for small messages, as images in memory leave.
 
         Raises:
             BrokerUnreachable: the endpoint is not an address, or ZeroMQ cannot open a socket.
@@ -68,7 +71,7 @@ class Connection:
         self.is_interrupted = False
         self.is_severed = False  # is the connection gone that the last message went on?
         self._key = key
-        self._way = Way(endpoint)
+        self._way = Way(endpoint, may_be_beside)
         self._context = CONTEXTS.get()
         self._waker, self._waking = sockets.socketpair()
         self._waker.setblocking(False)

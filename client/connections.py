@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from functools import partial
 from typing import Callable, Generic, Sequence, TypeVar
 
 import zmq
@@ -153,13 +154,16 @@ class Connections(Generic[Each]):
 
 
 def connect(
-    endpoints: Sequence[str], key: Key | None, route: Route
+    endpoints: Sequence[str], key: Key | None, route: Route, may_be_beside: bool
 ) -> Connection | Connections[Connection]:
     """Begin to connect to one broker, or to each of several.
+
+    `may_be_beside`: as for a `Connection`.
 
     Raises:
         BrokerUnreachable: an endpoint is not an address, or ZeroMQ cannot open a socket.
     """
     if len(endpoints) == 1:
-        return Connection(endpoints[0], key)
-    return Connections(endpoints, key, route, Connection)
+        return Connection(endpoints[0], key, may_be_beside)
+    connect_one = partial(Connection, may_be_beside=may_be_beside)
+    return Connections(endpoints, key, route, connect_one)

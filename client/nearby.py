@@ -1,12 +1,11 @@
 """The Unix socket that a broker has beside its TCP port, for robots and workers on its own host.
 
-It costs less than TCP does there. Its name is an abstract one: it lies in the network namespace, as
-loopback does, and in no file system, and it ends with the broker's process.
+It costs less than TCP does there, but for large messages. Its name is an abstract one: it lies in
+the network namespace, as loopback does, and in no file system, and ends with the broker's process.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import socket as sockets
 import struct
@@ -16,16 +15,16 @@ import zmq
 _ABSTRACT = "ipc://@"
 _BESIDE = _ABSTRACT + "zmq-policy-broker-port-"
 _REACHED_BY_LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0", "*")
-_ROOM = 4 << 20  # bytes; the kernel takes off what is more than net.core.wmem_max
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group (unix(7), SO_PEERCRED)
 
 
 class Way:
     """Where to connect to a broker: at the endpoint that was given, or beside it."""
 
-    def __init__(self, endpoint: str) -> None:
+    def __init__(self, endpoint: str, may_be_beside: bool) -> None:
         """`endpoint`: of the broker, as ZeroMQ has it."""
-        self._endpoint, self._beside = endpoint, beside(endpoint)
+        self._endpoint = endpoint
+        self._beside = beside(endpoint) if may_be_beside else ""
         self._is_beside = False
 
     def choose(self) -> str:
@@ -42,11 +41,9 @@ class Way:
             return False
         if not self._is_beside:  # it may have been found before it listened there
             return event == zmq.EVENT_HANDSHAKE_SUCCEEDED and is_heard(self._beside)
-        if event == zmq.EVENT_CONNECTED:
-            make_room(value)
-            if not is_trusted(value):
-                self._beside = ""
-                return True
+        if event == zmq.EVENT_CONNECTED and not is_trusted(value):
+            self._beside = ""
+            return True
         return event == zmq.EVENT_CLOSED and not is_heard(self._beside)  # it has stopped listening
 
 
@@ -68,17 +65,6 @@ def is_heard(address: str) -> bool:
             return any(line.split()[-1:] == [name] for line in table)
     except OSError:  # not Linux
         return False
-
-
-def make_room(descriptor: int) -> None:
-    """Let a Unix socket take in a whole observation at once; nothing happens to others.
-
-    TCP's buffers grow by themselves, and those of Unix sockets do not: without this, sending 301 KB
-    takes longer than by TCP (measured).
-    """
-    with contextlib.suppress(OSError), _borrowed(descriptor) as ours:
-        if ours.family == sockets.AF_UNIX:
-            ours.setsockopt(sockets.SOL_SOCKET, sockets.SO_SNDBUF, _ROOM)
 
 
 def is_trusted(descriptor: int) -> bool:

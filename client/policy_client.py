@@ -112,7 +112,8 @@ class ZmqPolicyClient:
         addresses = arguments.endpoints(host, port)
         token, route = host_token() if shared_memory else b"", Route(len(addresses), Random())
         self._session = Session(uuid.uuid4().bytes, fields, ", ".join(addresses), token, route)
-        connection = connect(addresses, None if key is None else read_key(key), route)
+        known = None if key is None else read_key(key)
+        connection = connect(addresses, known, route, may_be_beside=shared_memory)
         self._conversation = Conversation(self._session, connection)
         try:
             self.server_info = self._greet(connect_timeout_s)

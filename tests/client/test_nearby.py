@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -11,7 +10,7 @@ import pytest
 
 from client import ZmqPolicyClient
 from client.connection import Connection
-from client.nearby import beside, is_heard, is_trusted, make_room
+from client.nearby import beside, is_heard, is_trusted
 from client.wire import RequestId, encode_header
 from scripts.local.processes import free_ports
 from tests.client.scripted_broker import ScriptedBroker
@@ -67,6 +66,14 @@ def test_it_asks_where_it_costs_less(by_tcp: ScriptedBroker) -> None:
         assert (len(near.requests), len(by_tcp.requests)) == (1, 0)
 
 
+def test_large_messages_go_by_tcp(by_tcp: ScriptedBroker) -> None:
+    endpoint = f"tcp://127.0.0.1:{by_tcp.port}"
+    with ScriptedBroker(endpoint=address_of(by_tcp)) as near:
+        with ZmqPolicyClient(endpoint, timeout_s=WAIT_S, shared_memory=False) as client:
+            client.infer({})
+        assert (len(near.requests), len(by_tcp.requests)) == (0, 1)
+
+
 def test_it_asks_by_tcp_where_nobody_listens_beside(by_tcp: ScriptedBroker) -> None:
     with connect(by_tcp) as client:
         client.infer({})
@@ -76,7 +83,7 @@ def test_it_asks_by_tcp_where_nobody_listens_beside(by_tcp: ScriptedBroker) -> N
 def test_a_socket_that_was_connected_too_early_moves_before_it_is_used(
     by_tcp: ScriptedBroker,
 ) -> None:
-    connection = Connection(f"tcp://127.0.0.1:{by_tcp.port}")
+    connection = Connection(f"tcp://127.0.0.1:{by_tcp.port}", may_be_beside=True)
     with ScriptedBroker(endpoint=address_of(by_tcp)) as near:
         try:
             header = {"v": 1, "kind": "metadata", "id": RequestId(bytes(16), 0)}
@@ -114,21 +121,6 @@ def test_a_stranger_who_took_the_name_is_sent_nothing(
         client.infer({})
         client.infer({})
         assert (len(near.requests), len(by_tcp.requests)) == (0, 2)
-
-
-def test_only_unix_sockets_are_given_room() -> None:
-    ours, theirs = socket.socketpair()
-    usual = ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-    make_room(ours.fileno())
-    assert ours.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > usual
-    assert theirs.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == usual
-    ours.close()
-    theirs.close()
-    with socket.socket() as tcp:
-        usual = tcp.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
-        make_room(tcp.fileno())
-        assert tcp.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) == usual
-    make_room(-1)
 
 
 def test_what_is_no_socket_is_not_trusted() -> None:
