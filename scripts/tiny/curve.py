@@ -22,9 +22,9 @@ SMOOTHED = 50
 def draw(path: Path, losses: Mapping[str, Sequence[float]]) -> None:
     """Save `losses` over steps, raw and as a running mean, to the picture `path`.
 
-    Those that nothing was learnt from have no values and no place in it.
+    Those that nothing was learnt from have no values, or zeros, and no place in it.
     """
-    learnt = {name: values for name, values in losses.items() if len(values)}
+    learnt = {name: values for name, values in losses.items() if np.any(values)}
     rows = max(1, len(learnt))
     figure, grid = plt.subplots(rows, 1, figsize=(8, 3 * rows), sharex=True, squeeze=False)
     axes = grid[:, 0]

@@ -1,6 +1,6 @@
 """How often the tiny model succeeds in the ALOHA simulator: a table with a row for each condition.
 
-    python -m scripts.tiny.evaluate                     the whole table, about an hour
+    python -m scripts.tiny.evaluate                     the whole table, about two hours
     python -m scripts.tiny.evaluate --row "3 steps" --row "JPEG 90" --episodes 20
     python -m scripts.tiny.evaluate --checkpoint DIR    other weights than those that ship
 
@@ -202,7 +202,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = Flags("python -m scripts.tiny.evaluate", __doc__)
     add = parser.add_argument
     add("--row", choices=list(CONDITIONS), action="append", help="may be repeated; default: all")
-    add("--task", choices=list(TASKS), action="append", help="may be repeated (transfer)")
+    add("--task", choices=list(TASKS), action="append", help="may be repeated; default: all")
     add(
         "--episodes",
         type=between(1, FIRST_TRAINING_SEED),
@@ -229,7 +229,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="folder for what it writes (outputs/tiny/evaluation)",
     )
     options = parser.read(arguments)
-    options.task = options.task or ["transfer"]
+    options.task = options.task or list(TASKS)
     unusable = [name for name in options.row or [] if CONDITIONS[name].needs_own_servers]
     if options.broker is not None and (unusable or options.checkpoint is not None):
         what = f"row {unusable[0]!r}" if unusable else "--checkpoint"
