@@ -48,7 +48,9 @@ def _changes(rows: list[Change]) -> Table:
     table = Table("codec", *MODELS, title="change of the actions, in standard deviations")
     for codec in dict.fromkeys(row.codec for row in rows):
         found = {row.model: row for row in rows if row.codec == codec}
-        table.add_row(codec, *(f"{found[model].mean:.4f}" for model in MODELS))
+        table.add_row(
+            codec, *(f"{found[model].mean:.4f}" if model in found else "none" for model in MODELS)
+        )
     return table
 
 

@@ -46,11 +46,13 @@ def _actions(rows: Sequence[Row]) -> list[str]:
     lines = []
     for codec in _distinct(row["codec"] for row in rows):
         cells = {row["model"]: row for row in rows if row["codec"] == codec}
-        lines.append((codec, *(_change(cells[model]) for model in models)))
+        lines.append((codec, *(_change(cells.get(model)) for model in models)))
     return written.table(("codec", *models), lines)
 
 
-def _change(row: Row) -> str:
+def _change(row: Row | None) -> str:
+    if row is None:
+        return "none"
     if row["exact"] == row["observations"]:
         return "0"
     return f"{1e3 * row['mean']:.2f}"
