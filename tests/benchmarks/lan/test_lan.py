@@ -81,7 +81,7 @@ def test_everything_is_measured_on_every_link() -> None:
     full = plan()
     assert [link.name for link in full.links] == [link.name for link in LINKS.values()]
     assert full.latency is not None
-    assert full.latency.turns() == 6 * 3 * 4  # peers, paces, rounds
+    assert full.latency.turns() == 8 * 3 * 4  # peers, paces, rounds
     # The last link differs by a setting only.
     assert full.steps() == 4 * full.latency.turns() + 3 * len(SCENARIOS)
     shapes = {(link.rate_mbit, link.delay_ms, link.loss_percent) for link in full.links}

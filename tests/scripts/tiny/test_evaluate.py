@@ -57,7 +57,8 @@ def test_an_episode_survives(tmp_path: Path, row: str, task: str, lives: dict[st
 
 
 def test_ctrl_c_keeps_what_was_run(tmp_path: Path) -> None:
-    arguments = ["--row", "50 actions", "--processes", "1", "--output", str(tmp_path)]
+    arguments = ["--task", "transfer", "--row", "50 actions", "--output", str(tmp_path)]
+    arguments += ["--processes", "1"]
     command = [sys.executable, "-m", "scripts.tiny.evaluate", *arguments, "--episodes", "50"]
     child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     give_up = time.monotonic() + LONGEST_S
@@ -77,7 +78,8 @@ def test_batches_are_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     row = "batches of 4"
     # Each robot is a process with a simulator of its own: two are enough to ask at once.
     monkeypatch.setitem(CONDITIONS, row, replace(CONDITIONS[row], batch=2))
-    arguments = ["--row", row, "--episodes", "6", "--processes", "1", "--output", str(tmp_path)]
+    arguments = ["--task", "transfer", "--row", row, "--episodes", "6", "--output", str(tmp_path)]
+    arguments += ["--processes", "1"]
     assert main(arguments) == 0
     (table_row,) = json.loads((tmp_path / "table.json").read_text())["rows"]
     assert table_row["mean_batch"] > 1.0
