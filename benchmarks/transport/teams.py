@@ -98,7 +98,7 @@ class Team:
         port, backend = free_ports(2)
         front = site.broker if peer.broker_apart else site.worker
         if not peer.servers:
-            slots = min(robots, _MOST_SLOTS)
+            slots = max(1, min(robots, _MOST_SLOTS))
             self._servers = self._start_ours(front, port, backend, slots)
         else:
             ports = (str(port), str(backend)) if len(peer.servers) > 1 else (str(port),)

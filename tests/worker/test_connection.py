@@ -63,16 +63,18 @@ def stranger(port: int, hang_up: Callable[[socket.socket], None]) -> Iterator[li
 def test_a_peer_that_accepts_and_hangs_up_is_asked_less_and_less_often(
     hang_up: Callable[[socket.socket], None], is_only: bool
 ) -> None:
+    # A reset may come before libzmq knows that it was accepted. Then libzmq itself tries again.
+    tries = 20 if hang_up is reset else 10
     with stranger(0, hang_up) as times:
         endpoint = f"tcp://127.0.0.1:{times[0]:.0f}"
         connection = Connection(endpoint, uuid.uuid4().bytes, None, is_only=is_only)
         give_up = time.monotonic() + WAIT_S
         try:
-            while len(times) <= 10:
+            while len(times) <= tries:
                 assert time.monotonic() < give_up, "it is asked no more"
                 zmq.zmq_poll(connection.watched, 10)
                 connection.look(time.monotonic())
         finally:
             connection.close()
-    # The pauses alone are 1.3 s. Without them ten tries take a fraction of a second.
+    # The pauses of ten tries are 1.3 s. Without them twenty take a third of a second.
     assert times[-1] - times[1] > 0.9
