@@ -218,7 +218,11 @@ class Connection:
             socket.close(linger=0)
             raise
         try:
-            socket.connect(self._way.choose())
+            address = self._way.choose()
+            if self._way.is_beside:
+                # Each connection is looked at before it is used, so libzmq must not make others.
+                socket.setsockopt(zmq.RECONNECT_IVL, -1)
+            socket.connect(address)
         except zmq.ZMQError as error:
             self.drop()
             raise BrokerUnreachable(f"{self.endpoint} is no address: {error}") from error

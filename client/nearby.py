@@ -15,6 +15,9 @@ import zmq
 _ABSTRACT = "ipc://@"
 _BESIDE = _ABSTRACT + "zmq-policy-broker-port-"
 _REACHED_BY_LOOPBACK = ("127.0.0.1", "localhost", "0.0.0.0", "*")
+# The fourth field of a listener's line in /proc/net/unix; its connections have its name too. Names
+# may hold anything, even line ends, so no line can be relied on to have its fields.
+_FLAGS, _LISTENS = slice(3, 4), ["00010000"]
 _CREDENTIALS = struct.Struct("3i")  # struct ucred: process, user, group (unix(7), SO_PEERCRED)
 
 
@@ -25,26 +28,29 @@ class Way:
         """`endpoint`: of the broker, as ZeroMQ has it."""
         self._endpoint = endpoint
         self._beside = beside(endpoint) if may_be_beside else ""
-        self._is_beside = False
+        self.is_beside = False
+        """Whether that is where the socket connects to that was opened last."""
+        self._was_refused = False  # beside: by nobody who listens, or a stranger
+        self._stays = False  # at the endpoint, as it was refused beside just before
 
     def choose(self) -> str:
-        """Where to connect now."""
-        self._is_beside = is_heard(self._beside)
-        return self._beside if self._is_beside else self._endpoint
+        """Where to connect a new socket."""
+        self._stays, self._was_refused = self._was_refused, False
+        self.is_beside = not self._stays and is_heard(self._beside)
+        return self._beside if self.is_beside else self._endpoint
 
     def is_worse(self, event: int, value: int) -> bool:
         """Whether an event of the socket's monitor shows that the other way is the better one.
 
         True only before a first message can have been sent; then `choose` names the other one.
         """
-        if not self._beside:
-            return False
-        if not self._is_beside:  # it may have been found before it listened there
-            return event == zmq.EVENT_HANDSHAKE_SUCCEEDED and is_heard(self._beside)
-        if event == zmq.EVENT_CONNECTED and not is_trusted(value):
-            self._beside = ""
-            return True
-        return event == zmq.EVENT_CLOSED and not is_heard(self._beside)  # it has stopped listening
+        if self.is_beside:
+            is_strange = event == zmq.EVENT_CONNECTED and not is_trusted(value)
+            self._was_refused = is_strange or event == zmq.EVENT_CLOSED
+            return self._was_refused
+        # It may have been found before it listened beside.
+        is_connected = event == zmq.EVENT_HANDSHAKE_SUCCEEDED
+        return is_connected and not self._stays and is_heard(self._beside)
 
 
 def beside(endpoint: str) -> str:
@@ -59,12 +65,13 @@ def is_heard(address: str) -> bool:
     """Whether somebody in this network namespace listens at an abstract address."""
     if not address.startswith(_ABSTRACT):
         return False
+    name = address[len("ipc://") :]
     try:
         with open("/proc/net/unix", encoding="utf-8", errors="replace") as table:
-            name = address[len("ipc://") :]
-            return any(line.split()[-1:] == [name] for line in table)
+            rows = [line.split() for line in table if name in line]
     except OSError:  # not Linux
         return False
+    return any(row[-1:] == [name] and row[_FLAGS] == _LISTENS for row in rows)
 
 
 def is_trusted(descriptor: int) -> bool:

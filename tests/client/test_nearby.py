@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -106,21 +108,66 @@ def test_it_goes_on_by_tcp_when_that_one_closes(by_tcp: ScriptedBroker) -> None:
     assert (len(near.requests), len(by_tcp.requests)) == (1, 1)
 
 
+@contextlib.contextmanager
+def stranger_at(address: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ScriptedBroker]:
+    """Somebody else's broker: a Unix socket belongs to whoever began to listen."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(STRANGER)
+    try:
+        broker = ScriptedBroker(endpoint=address)
+    finally:
+        if user == 0:
+            os.seteuid(user)
+        else:
+            monkeypatch.setattr(os, "getuid", lambda: STRANGER)  # then we are the stranger
+    with broker:
+        yield broker
+
+
 def test_a_stranger_who_took_the_name_is_sent_nothing(
     by_tcp: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    user = os.geteuid()
-    if user == 0:
-        os.seteuid(STRANGER)  # a socket belongs to whoever began to listen
+    with (
+        stranger_at(address_of(by_tcp), monkeypatch) as stranger,
+        connect(by_tcp) as client,
+    ):
+        client.infer({})
+        client.infer({})
+        assert (len(stranger.requests), len(by_tcp.requests)) == (0, 2)
+
+
+def test_nor_is_one_who_takes_it_when_the_broker_has_gone(
+    by_tcp: ScriptedBroker, monkeypatch: pytest.MonkeyPatch
+) -> None:
     near = ScriptedBroker(endpoint=address_of(by_tcp))
-    if user == 0:
-        os.seteuid(user)
-    else:
-        monkeypatch.setattr(os, "getuid", lambda: STRANGER)  # then we are the stranger
-    with near, connect(by_tcp) as client:
+    with connect(by_tcp) as client:
         client.infer({})
-        client.infer({})
-        assert (len(near.requests), len(by_tcp.requests)) == (0, 2)
+        assert len(near.requests) == 1
+        near.close()
+        with stranger_at(address_of(by_tcp), monkeypatch) as stranger:
+            time.sleep(0.1)  # libzmq would connect again after a tenth of that
+            ask_until(client, lambda: len(by_tcp.requests) > 1)
+            assert not stranger.requests
+
+
+def test_what_only_has_the_name_is_not_heard() -> None:
+    """A connection outlives its listener, and names may hold line ends."""
+    address = beside(f"tcp://127.0.0.1:{free_ports(1)[0]}")
+    name = address[len("ipc://@") :]
+    with socket.socket(socket.AF_UNIX) as listener, socket.socket(socket.AF_UNIX) as ours:
+        listener.bind(f"\0{name}")
+        listener.listen()
+        assert is_heard(address)
+        ours.connect(f"\0{name}")
+        theirs, _ = listener.accept()
+        listener.close()
+        assert not is_heard(address)
+        theirs.close()
+    with socket.socket(socket.AF_UNIX) as odd:
+        odd.bind(f"\0x\n@{name}")
+        odd.listen()
+        assert not is_heard(address)
 
 
 def test_what_is_no_socket_is_not_trusted() -> None:
