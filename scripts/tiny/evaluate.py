@@ -1,6 +1,6 @@
 """How often the tiny model succeeds in the ALOHA simulator: a table with a row for each condition.
 
-    python -m scripts.tiny.evaluate                     the whole table, about two hours
+    python -m scripts.tiny.evaluate                     the whole table, an hour or two
     python -m scripts.tiny.evaluate --row "3 steps" --row "JPEG 90" --episodes 20
     python -m scripts.tiny.evaluate --checkpoint DIR    other weights than those that ship
 
